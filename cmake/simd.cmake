@@ -1,0 +1,11 @@
+# Highway compiles the CPU kernels once per instruction set and picks at run time. On x86-64 the
+# oldest is SSE4.2 (2010): Highway's scalar stand-in below it lacks operations that the kernels use.
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  target_compile_options(zmlx PRIVATE -msse4.2 -maes -mpclmul)
+endif()
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64" AND NOT APPLE)
+  # Highway's NEON target includes AES.
+  target_compile_options(zmlx PRIVATE -march=armv8-a+crypto)
+endif()
+target_compile_definitions(zmlx PRIVATE HWY_DISABLED_TARGETS=HWY_SSSE3)

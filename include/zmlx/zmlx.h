@@ -1,0 +1,5 @@
+#pragma once
+
+#include "zmlx/explain.h"
+#include "zmlx/fast.h"
+#include "zmlx/runtime.h"

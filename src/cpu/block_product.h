@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/quantized.h"
+
+/// The product that every quantized operation on the CPU is made of: a few rows of activations times
+/// a block of rows of one expert's quantized matrix.
+namespace zmlx::cpu {
+
+/// How a few rows of activations, or many, meet a block of weights.
+enum class RowKernel : uint8_t {
+  /// Weights are multiplied as they are unpacked, and scale and bias applied to sums. The fastest,
+  /// but sums of unsigned integers are longer than those of weights, which shows where they are short.
+  factored,
+  /// Weights are dequantized in registers, one by one: as accurate as float32 allows, also for
+  /// infinities.
+  weightwise,
+  /// A block of weights is dequantized into the cache once and multiplied from there.
+  many,
+};
+
+/// The kernel for `rows` rows of activations that use one expert.
+/// @param finite  whether all their values are.
+RowKernel choose_kernel(Format format, size_t K, size_t rows, bool finite);
+
+/// Activations in the order in which a format's unpacked weights come, as float32.
+struct PreparedRows {
+  float* values = nullptr;   ///< `rows` times `stride`
+  float* sums = nullptr;     ///< per row, sums of the values that share a lane: for biases
+  float* factors = nullptr;  ///< per row, the power of two that was divided out
+  size_t rows = 0;
+  size_t stride = 0, sums_stride = 0;
+  RowKernel kernel = RowKernel::many;
+};
+
+/// Floats that one prepared row of K values takes, `sums` left out, and those of `sums`.
+size_t prepared_stride(Format format, size_t K);
+size_t prepared_sums_stride(Format format, size_t K);
+
+/// The largest magnitude of a row; infinity if it holds any value that is not finite.
+float max_magnitude(const void* x, Scalar type, size_t K);
+
+/// Fills row `row` of `prepared` from K contiguous values.
+void prepare_row(const void* x, Scalar type, Format format, size_t K, const PreparedRows& prepared,
+                 size_t row);
+
+/// y[t * y_stride + n - n0] = sum over k of x[t][k] * w[expert][n][k], plus the bias, for every
+/// prepared row t and n in [n0, n1).
+void block_product(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
+                   size_t n1, float* y, size_t y_stride);
+
+}  // namespace zmlx::cpu

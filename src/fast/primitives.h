@@ -1,0 +1,123 @@
+#pragma once
+
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "fast/fused_primitive.h"
+#include "fast/quantization.h"
+
+/// The primitives behind `zmlx/fast.h`. Each is built in the file of its name in this folder, and
+/// evaluated in the file of its name in each backend's folder.
+namespace zmlx::fast {
+
+enum class Activation { swiglu, geglu, swiglu_clamped };
+
+/// Inputs: x, gate (w, scales, [biases], [bias]), up (likewise), rhs_indices, [lhs_indices].
+class GatherQmmSwiglu : public FusedPrimitive {
+ public:
+  struct Options {
+    Quantization quantization;
+    Activation activation;
+    float alpha, limit;
+    bool has_gate_bias, has_up_bias, has_lhs_indices, sorted_indices, transpose;
+    mx::Dtype type;
+    bool operator==(const Options&) const = default;
+  };
+  GatherQmmSwiglu(mx::Stream stream, Options options)
+      : FusedPrimitive(stream), options_(std::move(options)) {}
+
+  const Options& options() const { return options_; }
+  std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+  const char* name() const override { return "gather_qmm_swiglu"; }
+  bool is_equivalent(const Primitive& other) const override {
+    return options_ == static_cast<const GatherQmmSwiglu&>(other).options_;
+  }
+
+ private:
+  Options options_;
+};
+
+/// Inputs: x, w, scales, [biases], [bias], rhs_indices, weights.
+class GatherQmmCombine : public FusedPrimitive {
+ public:
+  struct Options {
+    Quantization quantization;
+    bool has_bias, transpose;
+    mx::Dtype type;
+    bool operator==(const Options&) const = default;
+  };
+  GatherQmmCombine(mx::Stream stream, Options options)
+      : FusedPrimitive(stream), options_(std::move(options)) {}
+
+  const Options& options() const { return options_; }
+  std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+  const char* name() const override { return "gather_qmm_combine"; }
+  bool is_equivalent(const Primitive& other) const override {
+    return options_ == static_cast<const GatherQmmCombine&>(other).options_;
+  }
+
+ private:
+  Options options_;
+};
+
+/// Inputs: x, [residual], [weight]. Outputs: normed, and with a residual the sum.
+class AddRmsNorm : public FusedPrimitive {
+ public:
+  struct Options {
+    float eps;
+    bool has_residual, has_weight;
+    mx::Dtype sum_type, normed_type;
+    bool operator==(const Options&) const = default;
+  };
+  AddRmsNorm(mx::Stream stream, Options options) : FusedPrimitive(stream), options_(options) {}
+
+  const Options& options() const { return options_; }
+  std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  std::vector<mx::array> jvp(const std::vector<mx::array>& primals,
+                             const std::vector<mx::array>& tangents,
+                             const std::vector<int>& argnums) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+  const char* name() const override { return "add_rms_norm"; }
+  bool is_equivalent(const Primitive& other) const override {
+    return options_ == static_cast<const AddRmsNorm&>(other).options_;
+  }
+
+ private:
+  Options options_;
+};
+
+/// Inputs: x, w, scales, [biases].
+class QuantizedMatmul : public FusedPrimitive {
+ public:
+  QuantizedMatmul(mx::Stream stream, Quantization quantization)
+      : FusedPrimitive(stream), quantization_(std::move(quantization)) {}
+
+  const Quantization& quantization() const { return quantization_; }
+  std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+  const char* name() const override { return "quantized_matmul"; }
+  bool is_equivalent(const Primitive& other) const override {
+    return quantization_ == static_cast<const QuantizedMatmul&>(other).quantization_;
+  }
+
+ private:
+  Quantization quantization_;
+};
+
+}  // namespace zmlx::fast

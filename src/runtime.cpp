@@ -1,0 +1,106 @@
+#include "zmlx/runtime.h"
+
+#include <omp.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#include "cpu/bandwidth.h"
+#include "cpu/parallel.h"
+#include "cpu/target.h"
+#include "hwy/aligned_allocator.h"
+#include "hwy/base.h"
+#include "mlx/version.h"
+
+namespace zmlx {
+
+namespace {
+
+#define ZMLX_STRING_(x) #x
+#define ZMLX_STRING(x) ZMLX_STRING_(x)
+
+using Buffer = hwy::AlignedFreeUniquePtr<uint8_t[]>;
+
+/// Seconds of each of `repeats` calls of body(thread's first byte, thread's bytes), after one more.
+template <typename Body>
+std::vector<double> time_passes(size_t bytes, int threads, int repeats, const Body& body) {
+  if (threads < 1 || repeats < 1) {
+    throw std::invalid_argument("threads and repeats must be at least 1.");
+  }
+  const size_t share = bytes / threads / 1024 * 1024;
+  std::vector<double> seconds;
+  for (int i = 0; i <= repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+#pragma omp parallel num_threads(threads)
+    body(static_cast<size_t>(omp_get_thread_num()) * share, share);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    if (i > 0) {
+      // What rounding to whole shares left out is scaled back in.
+      const double done = static_cast<double>(share) * threads;
+      seconds.push_back(elapsed.count() * static_cast<double>(bytes) / done);
+    }
+  }
+  return seconds;
+}
+
+}  // namespace
+
+BuildInfo build_info() {
+  return {ZMLX_VERSION,
+          ZMLX_GIT_COMMIT,
+#if defined(__clang__)
+          "Clang " __clang_version__,
+#else
+          "GCC " __VERSION__,
+#endif
+          ZMLX_BUILD_TYPE,
+          ZMLX_STRING(MLX_VERSION_MAJOR) "." ZMLX_STRING(MLX_VERSION_MINOR) "." ZMLX_STRING(
+              MLX_VERSION_PATCH),
+          ZMLX_STRING(HWY_MAJOR) "." ZMLX_STRING(HWY_MINOR) "." ZMLX_STRING(HWY_PATCH)};
+}
+
+std::string cpu_target() { return cpu::target(); }
+
+std::vector<std::string> cpu_targets() { return cpu::targets(); }
+
+void set_cpu_target(const std::string& name) { cpu::set_target(name); }
+
+int num_threads() { return cpu::max_threads(); }
+
+void set_num_threads(int threads) {
+  if (threads < 1) {
+    throw std::invalid_argument("[set_num_threads] threads must be at least 1, but is " +
+                                std::to_string(threads) + ".");
+  }
+  cpu::set_max_threads(threads);
+}
+
+std::vector<double> read_bandwidth(size_t bytes, int threads, int repeats) {
+  auto buffer = hwy::AllocateAligned<uint8_t>(bytes);
+  if (!buffer) throw std::bad_alloc();
+  std::memset(buffer.get(), 1, bytes);
+  uint64_t sink = 0;
+  auto seconds = time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {
+    const uint64_t value = cpu::read_all(buffer.get() + begin, size);
+#pragma omp atomic
+    sink += value;
+  });
+  volatile uint64_t keep = sink;
+  (void)keep;
+  return seconds;
+}
+
+std::vector<double> copy_bandwidth(size_t bytes, int threads, int repeats) {
+  auto from = hwy::AllocateAligned<uint8_t>(bytes);
+  auto to = hwy::AllocateAligned<uint8_t>(bytes);
+  if (!from || !to) throw std::bad_alloc();
+  std::memset(from.get(), 1, bytes);
+  std::memset(to.get(), 0, bytes);
+  return time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {
+    cpu::copy_all(from.get() + begin, size, to.get() + begin);
+  });
+}
+
+}  // namespace zmlx
