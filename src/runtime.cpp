@@ -11,7 +11,7 @@
 #include "cpu/parallel.h"
 #include "cpu/target.h"
 #include "hwy/aligned_allocator.h"
-#include "hwy/base.h"
+#include "hwy/highway.h"
 #include "mlx/version.h"
 
 namespace zmlx {

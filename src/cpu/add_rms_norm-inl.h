@@ -20,16 +20,6 @@ HWY_BEFORE_NAMESPACE();
 namespace zmlx::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// The 16 bits of each number as kType.
-template <Scalar kType>
-HWY_INLINE hn::Vec<DU16> Halves(VF v) {
-  if constexpr (kType == Scalar::bf16) {
-    return ToBfloat16(v);
-  } else {
-    return hn::BitCast(DU16(), hn::DemoteTo(hn::Rebind<hwy::float16_t, DF>(), v));
-  }
-}
-
 /// Writes two vectors of kType at element i, past the caches if `kStream` (then aligned).
 template <Scalar kType, bool kStream>
 HWY_INLINE void StorePair(VF a, VF b, void* p, size_t i) {
@@ -121,7 +111,8 @@ HWY_NOINLINE void NormRows(const AddRmsNormArgs& args, const float* weight, size
       squares += AddRow<kType, kAdd, false>(rest[0], rest[1], 2 * kLanes, plain + whole, rest[2]);
       if constexpr (kAdd) memcpy(sum + whole * kSize, rest[2], left * kSize);
     }
-    const float scale = 1.0f / std::sqrt(squares / static_cast<float>(D) + args.eps);
+    const double mean = static_cast<double>(squares) / static_cast<double>(D);
+    const auto scale = static_cast<float>(1.0 / std::sqrt(mean + static_cast<double>(args.eps)));
     ScaleRow<kNormed, kStream>(plain, weight, scale, whole, normed);
     if (left > 0) {
       ScaleRow<kNormed, false>(plain + whole, weight + whole, scale, 2 * kLanes, rest[2]);

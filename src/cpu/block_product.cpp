@@ -5,6 +5,7 @@
 #include "hwy/foreach_target.h"
 // Must come after foreach_target.h.
 #include "cpu/few_rows-inl.h"
+#include "cpu/fixed_point-inl.h"
 #include "cpu/many_rows-inl.h"
 #include "cpu/prepare_rows-inl.h"
 #include "hwy/highway.h"
@@ -15,6 +16,13 @@ namespace zmlx::cpu::HWY_NAMESPACE {
 template <Format kFormat>
 HWY_INLINE void Product(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
                         size_t n1, float* y, size_t y_stride) {
+#if HWY_ARCH_X86
+  if constexpr (IsFixedPointFormat<kFormat>()) {
+    if (x.kernel == RowKernel::fixed_point) {
+      return FixedPoint<kFormat>(experts, expert, x, n0, n1, y, y_stride);
+    }
+  }
+#endif
   if (x.kernel == RowKernel::many) {
     ManyRows<kFormat>(experts, expert, x, n0, n1, y, y_stride);
   } else {
@@ -84,30 +92,37 @@ size_t padded(Format format, size_t K) {
 
 }  // namespace
 
-RowKernel choose_kernel(Format format, size_t K, size_t rows, bool finite) {
+RowKernel choose_kernel(Format format, size_t K, Scalar x, size_t rows, bool finite) {
   // Measured on Zen 3: unpacking again for every four rows costs as much as the detour through the
   // cache at five.
   constexpr size_t kManyRows = 5;
   // See few_rows-inl.h. The integers of 1 and 2 bits are the furthest from their weights.
   const size_t short_sums = !is_affine(format) ? 0 : bits_of(format) <= 2 ? 4096 : 1024;
   if (rows >= kManyRows) return RowKernel::many;
+  const bool four_bits = format == Format::affine4 || format == Format::fp4;
+  if (HWY_ARCH_X86 && four_bits && x != Scalar::f32 && finite) return RowKernel::fixed_point;
   return finite && K >= short_sums ? RowKernel::factored : RowKernel::weightwise;
 }
 
 size_t prepared_stride(Format format, size_t K) { return padded(format, K); }
 
 size_t prepared_sums_stride(Format format, size_t K) {
-  // A sum per lane: at least four weights share one.
-  return is_affine(format) ? padded(format, K) / 4 : 0;
+  // A sum per lane: at least four weights share one. A vector may be read past the last.
+  return format == Format::fp8 ? 0 : padded(format, K) / 4 + 16;
+}
+
+size_t prepared_headers_stride(Format format, size_t K) {
+  // Two words a unit, and the shortest unit has 4 lanes of 8 weights.
+  return format == Format::affine4 || format == Format::fp4 ? padded(format, K) / 16 : 0;
 }
 
 float max_magnitude(const void* x, Scalar type, size_t K) {
   return HWY_DYNAMIC_DISPATCH(MaxMagnitudeOf)(x, type, K);
 }
 
-void prepare_row(const void* x, Scalar type, Format format, size_t K, const PreparedRows& prepared,
+void prepare_row(const void* x, Scalar type, const Experts& experts, const PreparedRows& prepared,
                  size_t row) {
-  HWY_DYNAMIC_DISPATCH(PrepareRow)(x, type, format, K, prepared, row);
+  HWY_DYNAMIC_DISPATCH(PrepareRow)(x, type, experts.format, experts.group_size, experts.K, prepared, row);
 }
 
 void block_product(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,

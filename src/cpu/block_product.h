@@ -11,6 +11,8 @@ namespace zmlx::cpu {
 
 /// How a few rows of activations, or many, meet a block of weights.
 enum class RowKernel : uint8_t {
+  /// 16-bit activations and 4-bit weights in exact integer arithmetic.
+  fixed_point,
   /// Weights are multiplied as they are unpacked, and scale and bias applied to sums. The fastest,
   /// but sums of unsigned integers are longer than those of weights, which shows where they are short.
   factored,
@@ -21,29 +23,31 @@ enum class RowKernel : uint8_t {
   many,
 };
 
-/// The kernel for `rows` rows of activations that use one expert.
+/// The kernel for `rows` rows of activations of type `x` that use one expert.
 /// @param finite  whether all their values are.
-RowKernel choose_kernel(Format format, size_t K, size_t rows, bool finite);
+RowKernel choose_kernel(Format format, size_t K, Scalar x, size_t rows, bool finite);
 
 /// Activations in the order in which a format's unpacked weights come, as float32.
 struct PreparedRows {
   float* values = nullptr;   ///< `rows` times `stride`
   float* sums = nullptr;     ///< per row, sums of the values that share a lane: for biases
   float* factors = nullptr;  ///< per row, the power of two that was divided out
+  float* headers = nullptr;  ///< per row, two words for each unit, for the fixed-point kernel
   size_t rows = 0;
-  size_t stride = 0, sums_stride = 0;
+  size_t stride = 0, sums_stride = 0, headers_stride = 0;
   RowKernel kernel = RowKernel::many;
 };
 
-/// Floats that one prepared row of K values takes, `sums` left out, and those of `sums`.
+/// Floats that one prepared row of K columns takes in `values`, in `sums` and in `headers`.
 size_t prepared_stride(Format format, size_t K);
 size_t prepared_sums_stride(Format format, size_t K);
+size_t prepared_headers_stride(Format format, size_t K);
 
 /// The largest magnitude of a row; infinity if it holds any value that is not finite.
 float max_magnitude(const void* x, Scalar type, size_t K);
 
-/// Fills row `row` of `prepared` from K contiguous values.
-void prepare_row(const void* x, Scalar type, Format format, size_t K, const PreparedRows& prepared,
+/// Fills row `row` of `prepared` from K contiguous values, for a product with `experts`.
+void prepare_row(const void* x, Scalar type, const Experts& experts, const PreparedRows& prepared,
                  size_t row);
 
 /// y[t * y_stride + n - n0] = sum over k of x[t][k] * w[expert][n][k], plus the bias, for every

@@ -79,6 +79,8 @@ void GroupProduct::run(size_t block, bool groups_in_order, const Unit& unit) con
   for (const auto& wave : waves) most = std::max(most, wave.first.back());
   float* values = scratch.floats(most * stride);
   float* sums = sums_stride ? scratch.floats(most * sums_stride) : nullptr;
+  const size_t headers_stride = prepared_headers_stride(experts.format, K);
+  float* headers = headers_stride ? scratch.floats(most * headers_stride) : nullptr;
   float* factors = scratch.floats(most);
 
   for (const auto& wave : waves) {
@@ -89,23 +91,27 @@ void GroupProduct::run(size_t block, bool groups_in_order, const Unit& unit) con
       const auto& group = grouping.groups[wave.begin + g];
       const size_t row = wave.first[g];
       auto& rows = prepared[g];
-      rows = {values + row * stride, sums ? sums + row * sums_stride : nullptr,
-              factors + row,         group.count,
-              stride,                sums_stride,
-              RowKernel::many};
+      rows.values = values + row * stride;
+      rows.sums = sums ? sums + row * sums_stride : nullptr;
+      rows.headers = headers ? headers + row * headers_stride : nullptr;
+      rows.factors = factors + row;
+      rows.rows = group.count;
+      rows.stride = stride;
+      rows.sums_stride = sums_stride;
+      rows.headers_stride = headers_stride;
       bool finite = true;
       for (size_t i = 0; i < group.count; ++i) {
         group_of_row[row + i] = static_cast<uint32_t>(g);
         const auto* row_x = x.row(grouping.order[group.begin + i], K);
         finite = finite && std::isfinite(max_magnitude(row_x, x.type, K));
       }
-      rows.kernel = choose_kernel(experts.format, K, group.count, finite);
+      rows.kernel = choose_kernel(experts.format, K, x.type, group.count, finite);
     }
     const auto prepare = [&](size_t row) {
       const size_t g = group_of_row[row];
       const size_t i = row - wave.first[g];
       const auto pair = grouping.order[grouping.groups[wave.begin + g].begin + i];
-      prepare_row(x.row(pair, K), x.type, experts.format, K, prepared[g], i);
+      prepare_row(x.row(pair, K), x.type, experts, prepared[g], i);
     };
     const auto multiply = [&](size_t g, size_t b) {
       unit(grouping.groups[wave.begin + g], prepared[g], b * block,

@@ -49,20 +49,22 @@ template <Format kFormat, bool kBroadcast>
 class PerLane {
  public:
   explicit HWY_INLINE PerLane(size_t group_size)
-      : lanes_per_group_(group_size / Unpack<kFormat>::kPositions),
-        group_of_lane_(GroupOfLane(lanes_per_group_)) {}
+      : shift_(Log2(kBroadcast ? group_size / UnitColumns<kFormat>()
+                               : UnitColumns<kFormat>() / group_size)),
+        group_of_lane_(GroupOfLane(group_size / Unpack<kFormat>::kPositions)) {}
 
   HWY_INLINE VF operator()(const float* groups, size_t u) const {
     if constexpr (kBroadcast) {
-      return hn::Set(DF(), groups[u * kLanes / lanes_per_group_]);
+      return hn::Set(DF(), groups[u >> shift_]);
     } else {
-      const auto several = hn::LoadU(DF(), groups + u * (kLanes / lanes_per_group_));
+      const auto several = hn::LoadU(DF(), groups + (u << shift_));
       return hn::TableLookupLanes(several, group_of_lane_);
     }
   }
 
  private:
   using Indices = decltype(hn::IndicesFromVec(DF(), hn::Zero(DI())));
+  static constexpr int Log2(size_t power) { return power > 1 ? 1 + Log2(power / 2) : 0; }
   static HWY_INLINE Indices GroupOfLane(size_t lanes_per_group) {
     HWY_ALIGN int32_t group[kLanes];
     for (size_t lane = 0; lane < kLanes; ++lane) {
@@ -71,7 +73,7 @@ class PerLane {
     return hn::SetTableIndices(DF(), group);
   }
 
-  size_t lanes_per_group_;
+  int shift_;  ///< log2 of units per group, or of groups per unit
   Indices group_of_lane_;
 };
 
@@ -94,6 +96,16 @@ HWY_INLINE void MultiplyUnit(const typename Unpack<kFormat>::Raw (&raw)[kRows], 
     MultiplyUnit<kFormat, kRows, kTokens, kPosition + 1>(raw, x, x_stride, products);
   }
 }
+
+/// Groups [g, g + count) of one row of scales or biases, to float32.
+HWY_INLINE void LoadGroups(const Table& table, size_t expert, size_t n, size_t g, size_t count,
+                           float* to) {
+  const auto* row = static_cast<const uint8_t*>(table.row(expert, n));
+  FloatsFrom(row + g * size_of(table.type), table.type, count, to);
+}
+
+/// How far ahead weights are fetched: the hardware's prefetcher stops at each 4 KiB page.
+constexpr size_t kPrefetchBytes = 4096;
 
 /// Room for the units at a row's end that cannot be read in place.
 template <Format kFormat>
@@ -149,7 +161,9 @@ class FewRowsTile {
         sums_stride_(x.sums_stride) {
     for (int r = 0; r < kRows; ++r) {
       w_[r] = experts.row(expert, n + r);
-      for (int t = 0; t < kTokens; ++t) acc_[r][t] = hn::Zero(DF());
+      for (int t = 0; t < kTokens; ++t) {
+        for (auto& chain : acc_) chain[r][t] = hn::Zero(DF());
+      }
     }
   }
 
@@ -163,7 +177,11 @@ class FewRowsTile {
       tail[r] = CopyTail<kFormat>(w_[r], experts_.row_bytes(), safe, units, tails[r]);
     }
     for (size_t g = 0; g < groups; g += kChunkGroups) {
-      LoadGroups(g, HWY_MIN(kChunkGroups, groups - g));
+      const size_t count = HWY_MIN(kChunkGroups, groups - g);
+      for (int r = 0; r < kRows; ++r) {
+        LoadGroups(experts_.scales, expert_, n_ + r, g, count, scales_[r]);
+        if (is_affine(kFormat)) LoadGroups(experts_.biases, expert_, n_ + r, g, count, biases_[r]);
+      }
       const size_t u0 = g * experts_.group_size / UnitColumns<kFormat>();
       const size_t u1 = HWY_MIN(
           units, (g + kChunkGroups) * experts_.group_size / UnitColumns<kFormat>());
@@ -175,7 +193,6 @@ class FewRowsTile {
           typename U::Raw raw[kRows];
           for (int r = 0; r < kRows; ++r) {
             const uint8_t* p = from[r] + u * U::kBytes;
-            // Ahead of the hardware's prefetcher, which stops at each 4 KiB page.
             hwy::Prefetch(p + kPrefetchBytes);
             raw[r] = U::Load(p);
           }
@@ -190,27 +207,17 @@ class FewRowsTile {
   HWY_INLINE void Store(const float* factors, float* y, size_t y_stride) const {
     for (int t = 0; t < kTokens; ++t) {
       for (int r = 0; r < kRows; ++r) {
-        y[t * y_stride + r] = hn::GetLane(hn::SumOfLanes(DF(), acc_[r][t])) * factors[t];
+        auto sum = acc_[0][r][t];
+        if constexpr (kChains == 2) sum = hn::Add(sum, acc_[1][r][t]);
+        y[t * y_stride + r] = hn::GetLane(hn::SumOfLanes(DF(), sum)) * factors[t];
       }
     }
   }
 
  private:
-  static constexpr size_t kPrefetchBytes = 4096;
-
-  HWY_INLINE void LoadGroups(size_t g, size_t count) {
-    for (int r = 0; r < kRows; ++r) {
-      Convert(experts_.scales, r, g, count, scales_[r]);
-      if constexpr (is_affine(kFormat)) Convert(experts_.biases, r, g, count, biases_[r]);
-    }
-  }
-  HWY_INLINE void Convert(const Table& table, int r, size_t g, size_t count, float* to) const {
-    const auto* row = static_cast<const uint8_t*>(table.row(expert_, n_ + r));
-    FloatsFrom(row + g * size_of(table.type), table.type, count, to);
-  }
-
   HWY_INLINE void Step(const typename U::Raw (&raw)[kRows], size_t u, size_t chunk_u) {
     const float* x = x_ + u * UnitColumns<kFormat>();
+    auto& acc = acc_[u % kChains];
     if constexpr (!kFactored) {
       VF scale[kRows], bias[kRows];
       for (int r = 0; r < kRows; ++r) {
@@ -224,7 +231,7 @@ class FewRowsTile {
       }
       MultiplyWeights<kFormat, kRows, kTokens>(raw, scale, bias, x, x_stride_, sums);
       for (int r = 0; r < kRows; ++r) {
-        for (int t = 0; t < kTokens; ++t) acc_[r][t] = hn::Add(acc_[r][t], sums[r][t]);
+        for (int t = 0; t < kTokens; ++t) acc[r][t] = hn::Add(acc[r][t], sums[r][t]);
       }
       return;
     }
@@ -233,13 +240,13 @@ class FewRowsTile {
     for (int r = 0; r < kRows; ++r) {
       const auto scale = per_lane_(scales_[r], chunk_u);
       for (int t = 0; t < kTokens; ++t) {
-        acc_[r][t] = hn::MulAdd(scale, products[r][t], acc_[r][t]);
+        acc[r][t] = hn::MulAdd(scale, products[r][t], acc[r][t]);
       }
       if constexpr (is_affine(kFormat)) {
         const auto bias = per_lane_(biases_[r], chunk_u);
         for (int t = 0; t < kTokens; ++t) {
           const auto sum = hn::LoadU(DF(), sums_ + t * sums_stride_ + u * kLanes);
-          acc_[r][t] = hn::MulAdd(bias, sum, acc_[r][t]);
+          acc[r][t] = hn::MulAdd(bias, sum, acc[r][t]);
         }
       }
     }
@@ -253,7 +260,9 @@ class FewRowsTile {
   const float* sums_;
   size_t sums_stride_;
   const uint8_t* w_[kRows];
-  VF acc_[kRows][kTokens];
+  /// Four lanes alone make sums as long as those of MLX's fp modes; every other unit apart halves them.
+  static constexpr size_t kChains = kLanes == 4 ? 2 : 1;
+  VF acc_[kChains][kRows][kTokens];
   HWY_ALIGN GroupBuffer scales_[kRows];
   HWY_ALIGN GroupBuffer biases_[is_affine(kFormat) ? kRows : 1];
 };

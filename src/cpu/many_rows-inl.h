@@ -25,9 +25,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr size_t kBlockRows = 8;
 constexpr size_t kBlockColumns = 512;
 /// Sums run over a block's columns before they are added up. MLX sums the products of each group
-/// apart in the fp modes, so to be no less accurate than it there blocks are shorter.
+/// apart in the fp modes; to be no less accurate than that, blocks are shorter there.
 template <Format kFormat>
-constexpr size_t kSumColumns = is_affine(kFormat) ? kBlockColumns : 32 * kLanes;
+HWY_INLINE size_t SumColumns(size_t group_size) {
+  return is_affine(kFormat) ? kBlockColumns : HWY_MIN(kBlockColumns, group_size * kLanes);
+}
 constexpr size_t kTileRows = 4;
 /// Tokens of a tile: kTileRows * kTileTokens sums leave room for the operands among 16 registers, or
 /// among the 32 of AVX-512 and NEON.
@@ -60,12 +62,8 @@ HWY_NOINLINE void DequantizeRow(const Experts& experts, size_t expert, size_t n,
   HWY_ALIGN GroupBuffer biases;
   const size_t g0 = u0 * kColumns / experts.group_size;
   const size_t g1 = HWY_MIN(experts.groups(), hwy::DivCeil(u1 * kColumns, experts.group_size));
-  const auto convert = [&](const Table& table, float* values) HWY_ATTR {
-    const auto* row = static_cast<const uint8_t*>(table.row(expert, n));
-    FloatsFrom(row + g0 * size_of(table.type), table.type, g1 - g0, values);
-  };
-  convert(experts.scales, scales);
-  if (is_affine(kFormat)) convert(experts.biases, biases);
+  LoadGroups(experts.scales, expert, n, g0, g1 - g0, scales);
+  if (is_affine(kFormat)) LoadGroups(experts.biases, expert, n, g0, g1 - g0, biases);
 
   const uint8_t* from = experts.row(expert, n);
   const size_t row_bytes = experts.row_bytes();
@@ -136,8 +134,8 @@ template <Format kFormat, bool kBroadcast>
 HWY_NOINLINE void ManyRowsOf(const Experts& experts, size_t expert, const PreparedRows& x,
                              size_t n0, size_t n1, float* y, size_t y_stride) {
   constexpr size_t kColumns = UnitColumns<kFormat>();
-  constexpr size_t kBlockUnits = kSumColumns<kFormat> / kColumns;
-  static_assert(kSumColumns<kFormat> % kColumns == 0);
+  const size_t block_units = SumColumns<kFormat>(experts.group_size) / kColumns;
+  static_assert(kBlockColumns % kColumns == 0);
   const PerLane<kFormat, kBroadcast> per_lane(experts.group_size);
   HWY_ALIGN float w[kBlockRows * kBlockColumns];
   HWY_ALIGN float sums[kChunkTokens * kBlockRows * kLanes];
@@ -147,8 +145,8 @@ HWY_NOINLINE void ManyRowsOf(const Experts& experts, size_t expert, const Prepar
     for (size_t t0 = 0; t0 < x.rows; t0 += kChunkTokens) {
       const size_t tokens = HWY_MIN(kChunkTokens, x.rows - t0);
       std::fill(sums, sums + tokens * kBlockRows * kLanes, 0.0f);
-      for (size_t u = 0; u < units; u += kBlockUnits) {
-        const size_t count = HWY_MIN(kBlockUnits, units - u);
+      for (size_t u = 0; u < units; u += block_units) {
+        const size_t count = HWY_MIN(block_units, units - u);
         for (size_t r = 0; r < rows; ++r) {
           DequantizeRow<kFormat, kBroadcast>(experts, expert, n + r, u, u + count, per_lane,
                                              w + r * kBlockColumns);

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "cpu/block_product.h"
+#include "cpu/fixed_point-inl.h"
 #include "cpu/unpack-inl.h"
 #include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
@@ -66,26 +67,30 @@ HWY_NOINLINE void Prepare(const float* HWY_RESTRICT x, size_t K, float factor, b
                           float* HWY_RESTRICT values, float* HWY_RESTRICT sums) {
   using U = Unpack<kFormat>;
   const size_t units = Units<kFormat>(K);
+  const float inverse = 1.0f / factor;  // exact, a power of two
+  float scales[U::kPositions];
+  for (int i = 0; i < U::kPositions; ++i) {
+    scales[i] = factored ? std::ldexp(U::kUniform * inverse, -U::Shift(i)) : 1.0f;
+  }
   for (size_t u = 0; u < units; ++u) {
     const float* HWY_RESTRICT from = x + u * UnitColumns<kFormat>();
     float* HWY_RESTRICT to = values + u * UnitColumns<kFormat>();
     for (size_t i = 0; i < U::kPositions; ++i) {
-      const float scale = factored ? std::ldexp(U::kUniform / factor, -U::Shift(i)) : 1.0f;
       for (size_t lane = 0; lane < kLanes; ++lane) {
-        to[i * kLanes + lane] = from[U::Column(i, lane)] * scale;
+        to[i * kLanes + lane] = from[U::Column(i, lane)] * scales[i];
       }
     }
     if (!factored || !is_affine(kFormat)) continue;
     for (size_t lane = 0; lane < kLanes; ++lane) {
       double sum = 0;
-      for (size_t i = 0; i < U::kPositions; ++i) sum += from[U::Column(i, lane)] / factor;
-      sums[u * kLanes + lane] = static_cast<float>(sum);
+      for (size_t i = 0; i < U::kPositions; ++i) sum += from[U::Column(i, lane)];
+      sums[u * kLanes + lane] = static_cast<float>(sum * inverse);
     }
   }
 }
 
-void PrepareRow(const void* x, Scalar type, Format format, size_t K, const PreparedRows& prepared,
-                size_t row) {
+void PrepareRow(const void* x, Scalar type, Format format, size_t group_size, size_t K,
+                const PreparedRows& prepared, size_t row) {
   float* values = prepared.values + row * prepared.stride;
   float* sums = prepared.sums ? prepared.sums + row * prepared.sums_stride : nullptr;
   // The stride is a whole number of units of the longest vectors, hence also of these.
@@ -95,6 +100,13 @@ void PrepareRow(const void* x, Scalar type, Format format, size_t K, const Prepa
   const bool factored = prepared.kernel == RowKernel::factored;
   const float factor = factored ? RowFactor(MaxMagnitudeOf(x, type, K)) : 1.0f;
   prepared.factors[row] = factor;
+  if (prepared.kernel == RowKernel::fixed_point) {
+    float* headers = prepared.headers + row * prepared.headers_stride;
+    if (format == Format::affine4) {
+      return PrepareFixedPoint<Format::affine4>(plain.get(), K, group_size, values, sums, headers);
+    }
+    return PrepareFixedPoint<Format::fp4>(plain.get(), K, group_size, values, sums, headers);
+  }
   switch (format) {
 #define ZMLX_CASE(f)                                                             \
   case Format::f:                                                                \

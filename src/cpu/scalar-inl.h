@@ -7,6 +7,8 @@
 #define ZMLX_CPU_SCALAR_INL_H_
 #endif
 
+#include <cstring>
+
 #include "cpu/quantized.h"
 #include "hwy/highway.h"
 
@@ -62,15 +64,50 @@ HWY_INLINE VF LoadFloats(const void* p, size_t i) {
 /// Round to nearest even; NaN stays NaN.
 HWY_INLINE hn::Vec<DU16> ToBfloat16(VF v) {
   const DU du;
-  const DF df;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
   const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
   const auto quiet = hn::Or(bits, hn::Set(du, 0x00400000u));
   const auto result = hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded));
-  (void)df;
   return hn::DemoteTo(DU16(), hn::BitCast(DI(), result));
+}
+
+/// Round to nearest even. Without F16C, Highway 1.0.3 truncates.
+HWY_INLINE hn::Vec<DU16> ToFloat16(VF v) {
+#if HWY_TARGET == HWY_SSE4
+  const DU du;
+  const DF df;
+  const auto bits = hn::BitCast(du, v);
+  const auto sign = hn::And(bits, hn::Set(du, 0x80000000u));
+  const auto magnitude = hn::Xor(bits, sign);
+  // Subnormal results: adding 0.5 aligns the units in the last place and rounds.
+  const auto half = hn::Set(du, 0x3F000000u);
+  const auto aligned = hn::Add(hn::BitCast(df, magnitude), hn::BitCast(df, half));
+  const auto subnormal = hn::Sub(hn::BitCast(du, aligned), half);
+  // Normal results: from exponent bias 127 to 15, rounding at bit 13; too large carries into infinity.
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1u));
+  const auto rounding = hn::Add(hn::Set(du, 0xC8000FFFu), odd);
+  const auto normal = hn::ShiftRight<13>(hn::Add(magnitude, rounding));
+  const auto above = [&](uint32_t limit) HWY_ATTR {
+    return hn::RebindMask(du, hn::Gt(hn::BitCast(DI(), magnitude),
+                                     hn::Set(DI(), static_cast<int32_t>(limit))));
+  };
+  auto result = hn::IfThenElse(above(0x387FFFFF), normal, subnormal);
+  result = hn::IfThenElse(above(0x477FFFFF), hn::Set(du, 0x7C00u), result);
+  result = hn::IfThenElse(above(0x7F800000), hn::Set(du, 0x7E00u), result);
+  result = hn::Or(result, hn::ShiftRight<16>(sign));
+  return hn::DemoteTo(DU16(), hn::BitCast(DI(), result));
+#else
+  return hn::BitCast(DU16(), hn::DemoteTo(hn::Rebind<hwy::float16_t, DF>(), v));
+#endif
+}
+
+/// The 16 bits of each number as kType.
+template <Scalar kType>
+HWY_INLINE hn::Vec<DU16> Halves(VF v) {
+  static_assert(kType == Scalar::bf16 || kType == Scalar::f16);
+  return kType == Scalar::bf16 ? ToBfloat16(v) : ToFloat16(v);
 }
 
 /// Writes kLanes numbers from element `i` on.
@@ -79,12 +116,8 @@ HWY_INLINE void StoreFloats(VF v, void* p, size_t i) {
   const DF df;
   if constexpr (kType == Scalar::f32) {
     hn::StoreU(v, df, static_cast<float*>(p) + i);
-  } else if constexpr (kType == Scalar::bf16) {
-    hn::StoreU(ToBfloat16(v), DU16(), static_cast<uint16_t*>(p) + i);
   } else {
-    static_assert(kType == Scalar::f16);
-    const hn::Rebind<hwy::float16_t, DF> df16;
-    hn::StoreU(hn::BitCast(DU16(), hn::DemoteTo(df16, v)), DU16(), static_cast<uint16_t*>(p) + i);
+    hn::StoreU(Halves<kType>(v), DU16(), static_cast<uint16_t*>(p) + i);
   }
 }
 
