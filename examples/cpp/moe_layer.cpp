@@ -1,5 +1,5 @@
-// One mixture-of-experts layer in C++: quantized experts, a router, and the two fused primitives next
-// to the same layer composed of MLX's own ops.
+// One mixture-of-experts layer in C++: quantized experts, a router, and the two fused primitives
+// next to the same layer composed of MLX's own ops.
 
 #include <chrono>
 #include <cstdio>

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from mlx_lm import generate, load
-
 from zmlx.patch import patch, report
 
 model_path = sys.argv[1] if len(sys.argv) > 1 else None

@@ -15,7 +15,8 @@
 /// case has no fused kernel the same result is composed of MLX's own ops ("the fallback"), which
 /// also serves gradients. `zmlx::explain` tells which path a call takes.
 ///
-/// M is the number of tokens, K experts per token, E experts, D the model width, H the expert width.
+/// M is the number of tokens, K experts per token, E experts, D the model width, H the expert
+/// width.
 namespace zmlx::fast {
 
 namespace mx = mlx::core;
@@ -34,7 +35,8 @@ namespace mx = mlx::core;
 /// @param gate_w       (E, H, D * bits / 32) uint32; `up_w` alike.
 /// @param gate_scales  (E, H, D / group_size); a float type in mode "affine", else uint8.
 /// @param gate_biases  like the scales in mode "affine", absent otherwise.
-/// @param lhs_indices  which rows of x (its leading axes flattened) to take; by default all, in order.
+/// @param lhs_indices  which rows of x (its leading axes flattened) to take; by default all, in
+/// order.
 /// @param rhs_indices  which expert each row is multiplied by; by default expert 0 to E - 1. Both
 ///                     kinds of indices broadcast against each other as in `gather_qmm`.
 /// @param group_size   default 64 in mode "affine", 32 in "mxfp4" and "mxfp8", 16 in "nvfp4".

@@ -19,7 +19,8 @@ struct BuildInfo {
 };
 ZMLX_API BuildInfo build_info();
 
-/// The instruction set that the CPU kernels use, by Highway's name: "AVX3" (AVX-512), "AVX2", "NEON".
+/// The instruction set that the CPU kernels use, by Highway's name: "AVX3" (AVX-512), "AVX2",
+/// "NEON".
 ZMLX_API std::string cpu_target();
 
 /// The instruction sets that this build and this machine both have, best first.

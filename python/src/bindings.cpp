@@ -17,18 +17,21 @@ NB_MODULE(_ext, m) {
   auto fast = m.def_submodule("fast", "Fused primitives.");
   init_fast(fast);
 
-  m.def("build_info", [] {
-    const auto info = zmlx::build_info();
-    nb::dict d;
-    d["version"] = info.version;
-    d["git_commit"] = info.git_commit;
-    d["compiler"] = info.compiler;
-    d["build_type"] = info.build_type;
-    d["mlx_version"] = info.mlx_version;
-    d["highway"] = info.highway;
-    d["nanobind"] = ZMLX_NANOBIND_VERSION;
-    return d;
-  }, "What the library was built with, as a dict of strings.");
+  m.def(
+      "build_info",
+      [] {
+        const auto info = zmlx::build_info();
+        nb::dict d;
+        d["version"] = info.version;
+        d["git_commit"] = info.git_commit;
+        d["compiler"] = info.compiler;
+        d["build_type"] = info.build_type;
+        d["mlx_version"] = info.mlx_version;
+        d["highway"] = info.highway;
+        d["nanobind"] = ZMLX_NANOBIND_VERSION;
+        return d;
+      },
+      "What the library was built with, as a dict of strings.");
   m.def("cpu_target", &zmlx::cpu_target,
         "The instruction set that the CPU kernels use: 'AVX3' (AVX-512), 'AVX2', 'SSE4', 'NEON'.");
   m.def("cpu_targets", &zmlx::cpu_targets,

@@ -20,16 +20,16 @@ mx::array gather_qmm_swiglu(const mx::array& x, const mx::array& gate_w,
                             const mx::array& gate_scales, const OptionalArray& gate_biases,
                             const mx::array& up_w, const mx::array& up_scales,
                             const OptionalArray& up_biases, const OptionalArray& lhs_indices,
-                            const OptionalArray& rhs_indices, bool transpose, OptionalInt group_size,
-                            OptionalInt bits, const std::string& mode,
+                            const OptionalArray& rhs_indices, bool transpose,
+                            OptionalInt group_size, OptionalInt bits, const std::string& mode,
                             const std::string& activation, float alpha, float limit,
                             const OptionalArray& gate_bias, const OptionalArray& up_bias,
                             bool sorted_indices, const OptionalString& numerics, int max_rows,
                             mx::StreamOrDevice stream) {
-  return zmlx::fast::gather_qmm_swiglu(
-      x, gate_w, gate_scales, gate_biases, up_w, up_scales, up_biases, lhs_indices, rhs_indices,
-      transpose, group_size, bits, mode, activation, alpha, limit, gate_bias, up_bias,
-      sorted_indices, numerics.value_or(""), max_rows, stream);
+  return zmlx::fast::gather_qmm_swiglu(x, gate_w, gate_scales, gate_biases, up_w, up_scales,
+                                       up_biases, lhs_indices, rhs_indices, transpose, group_size,
+                                       bits, mode, activation, alpha, limit, gate_bias, up_bias,
+                                       sorted_indices, numerics.value_or(""), max_rows, stream);
 }
 
 mx::array gather_qmm_combine(const mx::array& x, const mx::array& w, const mx::array& scales,

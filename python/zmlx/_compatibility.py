@@ -43,6 +43,6 @@ def check_bindings(ext) -> None:
         ext.fast.rms_norm(mx.zeros((1,)), None, 1e-5)
     except TypeError as error:
         raise ImportError(
-            f"zmlx was built with nanobind {ext.build_info()['nanobind']}, whose ABI is not the one "
-            f"that MLX {mx.__version__} was built with: reinstall zmlx from source beside this MLX"
+            f"zmlx was built with nanobind {ext.build_info()['nanobind']}, whose ABI is not that "
+            f"of MLX {mx.__version__}: reinstall zmlx from source beside this MLX"
         ) from error

@@ -10,7 +10,7 @@ struct AddRmsNormArgs {
   const void* x;
   const void* residual;  ///< null: plain rms_norm
   const void* weight;    ///< (D), null if absent
-  Scalar type;  ///< of x, residual and sum
+  Scalar type;           ///< of x, residual and sum
   Scalar weight_type, normed_type;
   size_t rows, D;  ///< x, residual and the outputs are (rows, D)
   float eps;

@@ -49,7 +49,9 @@ namespace zmlx::cpu {
 HWY_EXPORT(ReadAll);
 HWY_EXPORT(CopyAll);
 
-uint64_t read_all(const uint8_t* p, size_t bytes) { return HWY_DYNAMIC_DISPATCH(ReadAll)(p, bytes); }
+uint64_t read_all(const uint8_t* p, size_t bytes) {
+  return HWY_DYNAMIC_DISPATCH(ReadAll)(p, bytes);
+}
 
 void copy_all(const uint8_t* from, size_t bytes, uint8_t* to) {
   HWY_DYNAMIC_DISPATCH(CopyAll)(from, bytes, to);

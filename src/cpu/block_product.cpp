@@ -47,9 +47,9 @@ void AddBias(const Table& bias, size_t expert, size_t rows, size_t n0, size_t n1
 void BlockProduct(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
                   size_t n1, float* y, size_t y_stride) {
   switch (experts.format) {
-#define ZMLX_CASE(f)                                                      \
-  case Format::f:                                                         \
-    Product<Format::f>(experts, expert, x, n0, n1, y, y_stride);          \
+#define ZMLX_CASE(f)                                             \
+  case Format::f:                                                \
+    Product<Format::f>(experts, expert, x, n0, n1, y, y_stride); \
     break
     ZMLX_CASE(affine1);
     ZMLX_CASE(affine2);
@@ -112,8 +112,9 @@ size_t prepared_sums_stride(Format format, size_t K) {
 }
 
 size_t prepared_headers_stride(Format format, size_t K) {
-  // Two words a unit, and the shortest unit has 4 lanes of 8 weights.
-  return format == Format::affine4 || format == Format::fp4 ? padded(format, K) / 16 : 0;
+  // Three words a unit, and the shortest unit has 4 lanes of 8 weights. A vector may be read past
+  // the last.
+  return format == Format::affine4 || format == Format::fp4 ? padded(format, K) / 32 * 3 + 16 : 0;
 }
 
 float max_magnitude(const void* x, Scalar type, size_t K) {
@@ -122,7 +123,8 @@ float max_magnitude(const void* x, Scalar type, size_t K) {
 
 void prepare_row(const void* x, Scalar type, const Experts& experts, const PreparedRows& prepared,
                  size_t row) {
-  HWY_DYNAMIC_DISPATCH(PrepareRow)(x, type, experts.format, experts.group_size, experts.K, prepared, row);
+  HWY_DYNAMIC_DISPATCH(PrepareRow)(x, type, experts.format, experts.group_size, experts.K, prepared,
+                                   row);
 }
 
 void block_product(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,

@@ -5,8 +5,8 @@
 
 #include "cpu/quantized.h"
 
-/// The product that every quantized operation on the CPU is made of: a few rows of activations times
-/// a block of rows of one expert's quantized matrix.
+/// The product that every quantized operation on the CPU is made of: a few rows of activations
+/// times a block of rows of one expert's quantized matrix.
 namespace zmlx::cpu {
 
 /// How a few rows of activations, or many, meet a block of weights.
@@ -14,7 +14,8 @@ enum class RowKernel : uint8_t {
   /// 16-bit activations and 4-bit weights in exact integer arithmetic.
   fixed_point,
   /// Weights are multiplied as they are unpacked, and scale and bias applied to sums. The fastest,
-  /// but sums of unsigned integers are longer than those of weights, which shows where they are short.
+  /// but sums of unsigned integers are longer than those of weights, which shows where they are
+  /// short.
   factored,
   /// Weights are dequantized in registers, one by one: as accurate as float32 allows, also for
   /// infinities.

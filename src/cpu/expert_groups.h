@@ -46,8 +46,8 @@ class Scratch {
   virtual float* floats(size_t count) = 0;
 };
 
-/// Outputs that one unit of work computes: 64 rows of weights of 2,048 4-bit columns are 72 KB, long
-/// enough that handing out units costs nothing, short enough to even out two threads.
+/// Outputs that one unit of work computes: 64 rows of weights of 2,048 4-bit columns are 72 KB,
+/// long enough that handing out units costs nothing, short enough to even out two threads.
 constexpr size_t kBlock = 64;
 
 /// Prepares every group's rows and calls `unit(group, rows, n0, n1)` for every group and block of
@@ -59,8 +59,8 @@ struct GroupProduct {
   Scratch& scratch;
   int threads;
 
-  using Unit = std::function<void(const ExpertGroup& group, const PreparedRows& rows, size_t n0,
-                                  size_t n1)>;
+  using Unit =
+      std::function<void(const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1)>;
   /// Units in any order, each (group, block) once, on any thread.
   void for_each_unit(size_t block, const Unit& unit) const;
   /// Each block's groups one after the other in order, on one thread.

@@ -1,15 +1,15 @@
-// Up to four rows of activations times rows of quantized weights, which are read once and multiplied
-// as they are unpacked.
+// Up to four rows of activations times rows of quantized weights, which are read once and
+// multiplied as they are unpacked.
 //
 //   y[t][n] = sum over units u and lanes:  scale * (sum over positions i: q[i] * x[i])
 //                                        + bias  * (sum over positions i: x[i])
 //
 // so scale and bias cost one multiply-add each per unit, not per weight, and the two parts cancel
 // lane by lane, before they grow. Against a float64 oracle this has 0.3 to 0.5 times the error of
-// MLX's float32 path at 2,048 columns, but up to 4 times at 128, where its sums are as short as ours:
-// there weights are dequantized one by one (kFactored = false). On Zen 3 a vector of 4-bit weights costs three instructions (and,
-// convert, multiply-add); the conversion, one a cycle, is the limit: 12 GB/s of nibbles a core at
-// 3.1 GHz.
+// MLX's float32 path at 2,048 columns, but up to 4 times at 128, where its sums are as short as
+// ours: there weights are dequantized one by one (kFactored = false). On Zen 3 a vector of 4-bit
+// weights costs three instructions (and, convert, multiply-add); the conversion, one a cycle, is
+// the limit: 12 GB/s of nibbles a core at 3.1 GHz.
 
 #if defined(ZMLX_CPU_FEW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ZMLX_CPU_FEW_ROWS_INL_H_
@@ -183,8 +183,8 @@ class FewRowsTile {
         if (is_affine(kFormat)) LoadGroups(experts_.biases, expert_, n_ + r, g, count, biases_[r]);
       }
       const size_t u0 = g * experts_.group_size / UnitColumns<kFormat>();
-      const size_t u1 = HWY_MIN(
-          units, (g + kChunkGroups) * experts_.group_size / UnitColumns<kFormat>());
+      const size_t u1 =
+          HWY_MIN(units, (g + kChunkGroups) * experts_.group_size / UnitColumns<kFormat>());
       // First from the row itself, then what would read past its end from the copy.
       size_t u = u0;
       const uint8_t* const* from = w_;
@@ -260,7 +260,8 @@ class FewRowsTile {
   const float* sums_;
   size_t sums_stride_;
   const uint8_t* w_[kRows];
-  /// Four lanes alone make sums as long as those of MLX's fp modes; every other unit apart halves them.
+  /// Four lanes alone make sums as long as those of MLX's fp modes; every other unit apart halves
+  /// them.
   static constexpr size_t kChains = kLanes == 4 ? 2 : 1;
   VF acc_[kChains][kRows][kTokens];
   HWY_ALIGN GroupBuffer scales_[kRows];

@@ -1,19 +1,19 @@
 // One row of 16-bit activations times rows of 4-bit weights, in exact integer arithmetic.
 //
 // bfloat16 and float16 activations of one unit of columns are multiples of a power of two, so most
-// often they are integers of 15 or 23 bits and a sign, times that power. Cut into two or three signed
-// bytes ("planes") they meet the weights, unsigned bytes, in vpmaddubsw, 32 products an instruction,
-// and all sums are exact:
+// often they are integers of 15 or 23 bits and a sign, times that power. Cut into two or three
+// signed bytes ("planes") they meet the weights, unsigned bytes, in vpmaddubsw, 32 products an
+// instruction, and all sums are exact:
 //
 //   sum over columns: q * x  =  2^e * (65536 * sum q * x2  +  256 * sum q * x1  +  sum q * x0)
 //
-// Weights are centred (4-bit integers by 8, fp4 codes by their zero) by subtracting a multiple of the
-// lane's sum of activations, still in integers, so that a weight of zero adds nothing at all.
+// Weights are centred (4-bit integers by 8, fp4 codes by their zero) by subtracting a multiple of
+// the lane's sum of activations, still in integers, so that a weight of zero adds nothing at all.
 // A unit whose activations span too many binades for that (about one in a hundred) takes the
 // factored float32 kernel's step. So nothing is rounded that float32 would not round, at half the
-// instructions: on Zen 3 a unit costs 4 to 6 cycles instead of 8. Rounding activations to two planes
-// everywhere would save a further quarter, but its error, 2^-16 of the largest activation of a unit,
-// is several times that of MLX's float32 path.
+// instructions: on Zen 3 a unit costs 4 to 6 cycles instead of 8. Rounding activations to two
+// planes everywhere would save a further quarter, but its error, 2^-16 of the largest activation of
+// a unit, is several times that of MLX's float32 path.
 
 #if defined(ZMLX_CPU_FIXED_POINT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ZMLX_CPU_FIXED_POINT_INL_H_
@@ -70,9 +70,9 @@ static_assert(sizeof(UnitHeader) == 2 * sizeof(float));
 template <Format kFormat>
 constexpr int32_t kExcess = kFormat == Format::fp4 ? 12 : 8;
 
-/// Words of a prepared row's `sums`: for each unit the excess times each lane's sum of activations, as
-/// an integer in units of the unit's scale (in a unit of floats, as a float); then, for biases, the
-/// sum of activations of each group.
+/// Words of a prepared row's `sums`: for each unit the excess times each lane's sum of activations,
+/// as an integer in units of the unit's scale (in a unit of floats, as a float); then, for biases,
+/// the sum of activations of each group.
 template <Format kFormat>
 constexpr size_t GroupSumsAt(size_t units) {
   return units * kLanes;
@@ -139,7 +139,8 @@ HWY_INLINE UnitHeader PrepareUnit(size_t u, const float* x, float* slot, float* 
     }
     for (size_t i = 0; i < 8; ++i) {
       const float scale = std::ldexp(U::kUniform, -U::Shift(i));
-      for (size_t lane = 0; lane < kLanes; ++lane) slot[i * kLanes + lane] = x[8 * lane + i] * scale;
+      for (size_t lane = 0; lane < kLanes; ++lane)
+        slot[i * kLanes + lane] = x[8 * lane + i] * scale;
     }
     return {u, UnitKind::floats, 1.0f};
   }
@@ -173,6 +174,9 @@ HWY_INLINE UnitHeader PrepareUnit(size_t u, const float* x, float* slot, float* 
           kFormat == Format::fp4 ? 0.5f * power : power};
 }
 
+/// Where a prepared row's `headers` hold each unit's scale once more, in the order of units.
+constexpr size_t UnitScalesAt(size_t units) { return 2 * units; }
+
 /// Units whose scales and biases the kernel converts at a time.
 template <Format kFormat>
 HWY_INLINE size_t UnitsPerChunk(size_t group_size) {
@@ -187,8 +191,7 @@ HWY_INLINE void PrepareFixedPoint(const float* x, size_t K, size_t group_size, f
   all.reserve(units);
   for (size_t u = 0; u < units; ++u) {
     all.push_back(PrepareUnit<kFormat>(u, x + u * UnitColumns<kFormat>(),
-                                       values + u * UnitColumns<kFormat>(),
-                                       sums + u * kLanes));
+                                       values + u * UnitColumns<kFormat>(), sums + u * kLanes));
   }
   if (is_affine(kFormat)) {
     float* group_sums = sums + GroupSumsAt<kFormat>(units);
@@ -203,6 +206,9 @@ HWY_INLINE void PrepareFixedPoint(const float* x, size_t K, size_t group_size, f
     std::stable_sort(all.begin() + u, all.begin() + HWY_MIN(units, u + chunk),
                      [](const auto& a, const auto& b) { return a.kind() < b.kind(); });
   }
+  // In unit order, for where a unit is a group.
+  float* unit_scales = headers + UnitScalesAt(units);
+  for (const auto& header : all) unit_scales[header.unit()] = header.scale;
   memcpy(headers, all.data(), units * sizeof(UnitHeader));
 }
 
@@ -266,12 +272,16 @@ HWY_INLINE VI16 MultiplyPlane(const WeightBytes& w, VU even, VU odd) {
   return hn::Add(MultiplyBytes(w.even, even), MultiplyBytes(w.odd, odd));
 }
 
+/// How units lie in groups: several groups a unit, one, or several units a group.
+enum class Spread { groups, same, units };
+
 /// Rows of scales of one tile, and the sums of its products with one row of activations.
-template <Format kFormat, bool kBroadcast, int kRows>
+template <Format kFormat, Spread kSpread, int kRows>
 struct TileSums {
-  PerLane<kFormat, kBroadcast> per_lane;
+  PerLane<kFormat, kSpread != Spread::groups> per_lane;
   VF acc[kRows];
   VI excess_mask;  ///< zero where weights are not centred
+  /// Per group; where a unit is a group, times the unit's scale.
   HWY_ALIGN GroupBuffer scales[kRows];
 
   explicit HWY_INLINE TileSums(size_t group_size) : per_lane(group_size) {
@@ -280,17 +290,17 @@ struct TileSums {
 
   HWY_INLINE void Add(int r, size_t chunk_u, float unit_scale, VF products) {
     auto scale = per_lane(scales[r], chunk_u);
-    scale = hn::Mul(scale, hn::Set(DF(), unit_scale));
+    if constexpr (kSpread != Spread::same) scale = hn::Mul(scale, hn::Set(DF(), unit_scale));
     acc[r] = hn::MulAdd(scale, products, acc[r]);
   }
 };
 
 /// One chunk of units of kPlanes planes, headers [begin, end), for kRows rows of weights.
-template <Format kFormat, bool kBroadcast, int kPlanes, int kRows>
+template <Format kFormat, Spread kSpread, int kPlanes, int kRows>
 HWY_INLINE void MultiplyUnits(const float* headers, size_t begin, size_t end, size_t u0,
-                              const uint8_t* const (&row)[kRows], const uint8_t* const (&tail)[kRows],
-                              size_t safe, const float* values, const float* excess,
-                              TileSums<kFormat, kBroadcast, kRows>& sums) {
+                              const uint8_t* const (&row)[kRows],
+                              const uint8_t* const (&tail)[kRows], size_t safe, const float* values,
+                              const float* excess, TileSums<kFormat, kSpread, kRows>& sums) {
   using U = Unpack<kFormat>;
   for (size_t i = begin; i < end; ++i) {
     const UnitHeader header(headers + 2 * i);
@@ -321,12 +331,12 @@ HWY_INLINE void MultiplyUnits(const float* headers, size_t begin, size_t end, si
 }
 
 /// The same for units of floats.
-template <Format kFormat, bool kBroadcast, int kRows>
+template <Format kFormat, Spread kSpread, int kRows>
 HWY_NOINLINE void MultiplyFloatUnits(const float* headers, size_t begin, size_t end, size_t u0,
                                      const uint8_t* const (&row)[kRows],
                                      const uint8_t* const (&tail)[kRows], size_t safe,
                                      const float* values, const float* excess,
-                                     TileSums<kFormat, kBroadcast, kRows>& sums) {
+                                     TileSums<kFormat, kSpread, kRows>& sums) {
   using U = Unpack<kFormat>;
   for (size_t i = begin; i < end; ++i) {
     const size_t u = UnitHeader(headers + 2 * i).unit();
@@ -341,33 +351,51 @@ HWY_NOINLINE void MultiplyFloatUnits(const float* headers, size_t begin, size_t 
   }
 }
 
-/// Whether every one of the biases is zero, as in rows without any weight but zero: centring would
-/// only add and subtract what cancels.
-HWY_INLINE bool AllZero(const float* biases, size_t count) {
+/// One row's groups [g, g + count): scales to `scales`, and for biases their part of the result.
+template <Format kFormat, Scalar kType, bool kTimesUnitScale>
+HWY_INLINE void ConvertGroups(const uint8_t* scale_row, const uint8_t* bias_row, size_t count,
+                              const float* HWY_RESTRICT group_sums,
+                              const float* HWY_RESTRICT unit_scales, float* HWY_RESTRICT scales,
+                              VF& bias_sum, VF& any_bias) {
   const DF df;
-  auto any = hn::Zero(df);
-  for (size_t i = 0; i < count; i += kLanes) any = hn::Or(any, hn::Abs(hn::LoadU(df, biases + i)));
-  return hn::AllTrue(df, hn::Eq(any, hn::Zero(df)));
+  const auto excess = hn::Set(df, kExcess<kFormat>);
+  for (size_t i = 0; i < count; i += kLanes) {
+    const auto scale = LoadFloats<kType>(scale_row, i);
+    if constexpr (kTimesUnitScale) {
+      hn::StoreU(hn::Mul(scale, hn::LoadU(df, unit_scales + i)), df, scales + i);
+    } else {
+      hn::StoreU(scale, df, scales + i);
+    }
+    if constexpr (is_affine(kFormat)) {
+      const auto bias = LoadFloats<kType>(bias_row, i);
+      any_bias = hn::Or(any_bias, hn::Abs(bias));
+      // The bias of the centred weight.
+      const auto centred = hn::MulAdd(excess, scale, bias);
+      bias_sum = hn::MulAdd(centred, hn::LoadU(df, group_sums + i), bias_sum);
+    }
+  }
 }
 
-/// sum over groups of (bias + excess * scale) * sum of activations: biases of centred weights.
-HWY_INLINE VF BiasSum(const float* HWY_RESTRICT scales, const float* HWY_RESTRICT biases,
-                      const float* HWY_RESTRICT group_sums, size_t count, float excess) {
-  const DF df;
-  const auto factor = hn::Set(df, excess);
-  auto sum = hn::Zero(df);
-  for (size_t i = 0; i < count; i += kLanes) {
-    const auto bias = hn::MulAdd(factor, hn::LoadU(df, scales + i), hn::LoadU(df, biases + i));
-    // Behind the last group scales and biases are zero, activations whatever comes next.
-    const auto valid = hn::FirstN(df, count - i);
-    const auto x = hn::IfThenElseZero(valid, hn::LoadU(df, group_sums + i));
-    sum = hn::MulAdd(bias, x, sum);
-  }
-  return sum;
+/// The same for any type and count, through padded copies.
+template <Format kFormat, bool kTimesUnitScale>
+HWY_NOINLINE void ConvertAnyGroups(const Experts& experts, const uint8_t* scale_row,
+                                   const uint8_t* bias_row, size_t count, const float* group_sums,
+                                   const float* unit_scales, float* scales, VF& bias_sum,
+                                   VF& any_bias) {
+  HWY_ALIGN GroupBuffer plain[4];
+  FloatsFrom(scale_row, experts.scales.type, count, plain[0]);
+  if (is_affine(kFormat)) FloatsFrom(bias_row, experts.biases.type, count, plain[1]);
+  memset(plain[2], 0, sizeof(plain[2]));
+  memset(plain[3], 0, sizeof(plain[3]));
+  if (is_affine(kFormat)) memcpy(plain[2], group_sums, count * sizeof(float));
+  if (kTimesUnitScale) memcpy(plain[3], unit_scales, count * sizeof(float));
+  ConvertGroups<kFormat, Scalar::f32, kTimesUnitScale>(
+      reinterpret_cast<const uint8_t*>(plain[0]), reinterpret_cast<const uint8_t*>(plain[1]), count,
+      plain[2], plain[3], scales, bias_sum, any_bias);
 }
 
 /// kRows rows of weights times one row of activations.
-template <Format kFormat, bool kBroadcast, int kRows>
+template <Format kFormat, Spread kSpread, int kRows>
 HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n,
                                  const PreparedRows& x, size_t t, float* y) {
   const size_t groups = experts.groups();
@@ -378,9 +406,9 @@ HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n
   const float* excess = x.sums + t * x.sums_stride;
   const float* group_sums = excess + GroupSumsAt<kFormat>(units);
   const float* headers = x.headers + t * x.headers_stride;
+  const float* unit_scales = headers + UnitScalesAt(units);
   HWY_ALIGN uint8_t tails[kRows][kTailBytes<kFormat>];
-  HWY_ALIGN GroupBuffer biases[is_affine(kFormat) ? kRows : 1];
-  TileSums<kFormat, kBroadcast, kRows> sums(experts.group_size);
+  TileSums<kFormat, kSpread, kRows> sums(experts.group_size);
   const uint8_t* row[kRows];
   const uint8_t* tail[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -389,17 +417,31 @@ HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n
   }
   for (size_t g = 0, u0 = 0; g < groups; g += kChunkGroups, u0 += chunk) {
     const size_t count = HWY_MIN(kChunkGroups, groups - g);
-    bool centred = !is_affine(kFormat);
+    VF bias_sum[kRows];
+    auto any_bias = hn::Zero(DF());
     for (int r = 0; r < kRows; ++r) {
-      LoadGroups(experts.scales, expert, n + r, g, count, sums.scales[r]);
-      if constexpr (is_affine(kFormat)) {
-        LoadGroups(experts.biases, expert, n + r, g, count, biases[r]);
-        centred = centred || !AllZero(biases[r], count);
+      bias_sum[r] = hn::Zero(DF());
+      const auto at = [&](const Table& table) {
+        const auto* first = static_cast<const uint8_t*>(table.row(expert, n + r));
+        return first + g * size_of(table.type);
+      };
+      constexpr bool kTimes = kSpread == Spread::same;
+      const uint8_t* scale_row = at(experts.scales);
+      const uint8_t* bias_row = is_affine(kFormat) ? at(experts.biases) : nullptr;
+      if (experts.scales.type == Scalar::bf16 && count % kLanes == 0) {
+        ConvertGroups<kFormat, Scalar::bf16, kTimes>(scale_row, bias_row, count, group_sums + g,
+                                                     unit_scales + u0, sums.scales[r], bias_sum[r],
+                                                     any_bias);
+      } else {
+        ConvertAnyGroups<kFormat, kTimes>(experts, scale_row, bias_row, count, group_sums + g,
+                                          unit_scales + u0, sums.scales[r], bias_sum[r], any_bias);
       }
     }
+    // Rows of nothing but zeros have no biases: centring would add and subtract what cancels.
+    const bool centred =
+        !is_affine(kFormat) || !hn::AllTrue(DF(), hn::Eq(any_bias, hn::Zero(DF())));
     for (int r = 0; r < kRows && is_affine(kFormat) && centred; ++r) {
-      const auto bias = BiasSum(sums.scales[r], biases[r], group_sums + g, count, kExcess<kFormat>);
-      sums.acc[r] = hn::Add(sums.acc[r], bias);
+      sums.acc[r] = hn::Add(sums.acc[r], bias_sum[r]);
     }
     sums.excess_mask = hn::Set(DI(), centred ? -1 : 0);
     const size_t u1 = HWY_MIN(units, u0 + chunk);
@@ -408,17 +450,17 @@ HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n
       begin[kind] = i;
       while (i < u1 && static_cast<size_t>(UnitHeader(headers + 2 * i).kind()) == kind) ++i;
     }
-    MultiplyFloatUnits<kFormat, kBroadcast, kRows>(headers, begin[0], begin[1], u0, row, tail, safe,
-                                                   values, excess, sums);
-    MultiplyUnits<kFormat, kBroadcast, 2, kRows>(headers, begin[1], begin[2], u0, row, tail, safe,
-                                                 values, excess, sums);
-    MultiplyUnits<kFormat, kBroadcast, 3, kRows>(headers, begin[2], begin[3], u0, row, tail, safe,
-                                                 values, excess, sums);
+    MultiplyFloatUnits<kFormat, kSpread, kRows>(headers, begin[0], begin[1], u0, row, tail, safe,
+                                                values, excess, sums);
+    MultiplyUnits<kFormat, kSpread, 2, kRows>(headers, begin[1], begin[2], u0, row, tail, safe,
+                                              values, excess, sums);
+    MultiplyUnits<kFormat, kSpread, 3, kRows>(headers, begin[2], begin[3], u0, row, tail, safe,
+                                              values, excess, sums);
   }
   for (int r = 0; r < kRows; ++r) y[r] = hn::GetLane(hn::SumOfLanes(DF(), sums.acc[r]));
 }
 
-template <Format kFormat, bool kBroadcast>
+template <Format kFormat, Spread kSpread>
 HWY_INLINE void FixedPointOf(const Experts& experts, size_t expert, const PreparedRows& x,
                              size_t n0, size_t n1, float* y, size_t y_stride) {
   // Two to four rows of activations one after the other: four rows of weights stay in the
@@ -426,12 +468,12 @@ HWY_INLINE void FixedPointOf(const Experts& experts, size_t expert, const Prepar
   size_t n = n0;
   for (; n + 4 <= n1; n += 4) {
     for (size_t t = 0; t < x.rows; ++t) {
-      FixedPointTile<kFormat, kBroadcast, 4>(experts, expert, n, x, t, y + t * y_stride + n - n0);
+      FixedPointTile<kFormat, kSpread, 4>(experts, expert, n, x, t, y + t * y_stride + n - n0);
     }
   }
   for (; n < n1; ++n) {
     for (size_t t = 0; t < x.rows; ++t) {
-      FixedPointTile<kFormat, kBroadcast, 1>(experts, expert, n, x, t, y + t * y_stride + n - n0);
+      FixedPointTile<kFormat, kSpread, 1>(experts, expert, n, x, t, y + t * y_stride + n - n0);
     }
   }
 }
@@ -439,10 +481,13 @@ HWY_INLINE void FixedPointOf(const Experts& experts, size_t expert, const Prepar
 template <Format kFormat>
 HWY_INLINE void FixedPoint(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
                            size_t n1, float* y, size_t y_stride) {
-  if (UnitInOneGroup<kFormat>(experts.group_size)) {
-    FixedPointOf<kFormat, true>(experts, expert, x, n0, n1, y, y_stride);
+  const auto columns = static_cast<int>(UnitColumns<kFormat>());
+  if (experts.group_size < columns) {
+    FixedPointOf<kFormat, Spread::groups>(experts, expert, x, n0, n1, y, y_stride);
+  } else if (experts.group_size == columns) {
+    FixedPointOf<kFormat, Spread::same>(experts, expert, x, n0, n1, y, y_stride);
   } else {
-    FixedPointOf<kFormat, false>(experts, expert, x, n0, n1, y, y_stride);
+    FixedPointOf<kFormat, Spread::units>(experts, expert, x, n0, n1, y, y_stride);
   }
 }
 

@@ -44,17 +44,17 @@ void gather_qmm_combine(const GatherQmmCombineArgs& args, Scratch& scratch) {
   const int threads = threads_for(weights * grouping.groups.size() * bits_of(args.down.format) / 8,
                                   2 * weights * pairs);
   const GroupProduct product{args.down, args.x, grouping, scratch, threads};
-  product.for_each_block(kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0,
-                                     size_t n1) {
-    thread_local std::vector<float> y;
-    y.resize(rows.rows * kBlock);
-    block_product(args.down, group.expert, rows, n0, n1, y.data(), kBlock);
-    for (size_t t = 0; t < rows.rows; ++t) {
-      const size_t pair = grouping.order[group.begin + t];
-      HWY_DYNAMIC_DISPATCH(AddWeighted)
-      (args.weights[pair], y.data() + t * kBlock, n1 - n0, sums + pair / args.top_k * N + n0);
-    }
-  });
+  product.for_each_block(
+      kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1) {
+        thread_local std::vector<float> y;
+        y.resize(rows.rows * kBlock);
+        block_product(args.down, group.expert, rows, n0, n1, y.data(), kBlock);
+        for (size_t t = 0; t < rows.rows; ++t) {
+          const size_t pair = grouping.order[group.begin + t];
+          HWY_DYNAMIC_DISPATCH(AddWeighted)
+          (args.weights[pair], y.data() + t * kBlock, n1 - n0, sums + pair / args.top_k * N + n0);
+        }
+      });
   floats_to(sums, args.tokens * N, args.out_type, args.out);
 }
 

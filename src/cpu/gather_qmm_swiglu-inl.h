@@ -32,8 +32,8 @@ HWY_INLINE VF Swiglu(VF g, VF u) { return hn::Mul(hn::Mul(g, Sigmoid(g)), u); }
 HWY_INLINE VF Geglu(VF g, VF u) {
   const DF df;
   const auto cubed = hn::Mul(hn::Mul(g, g), g);
-  const auto z = hn::Mul(hn::MulAdd(hn::Set(df, 0.044715f), cubed, g),
-                         hn::Set(df, 2 * 0.7978845608028654f));
+  const auto z =
+      hn::Mul(hn::MulAdd(hn::Set(df, 0.044715f), cubed, g), hn::Set(df, 2 * 0.7978845608028654f));
   return hn::Mul(hn::Mul(g, Sigmoid(z)), u);
 }
 

@@ -39,20 +39,20 @@ void gather_qmm_swiglu(const GatherQmmSwigluArgs& args, Scratch& scratch) {
   const int threads = threads_for(weights * grouping.groups.size() * bits_of(args.gate.format) / 8,
                                   2 * weights * args.pairs);
   const GroupProduct product{args.gate, args.x, grouping, scratch, threads};
-  product.for_each_unit(kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0,
-                                    size_t n1) {
-    thread_local std::vector<float> gate, up;
-    gate.resize(rows.rows * kBlock);
-    up.resize(rows.rows * kBlock);
-    block_product(args.gate, group.expert, rows, n0, n1, gate.data(), kBlock);
-    block_product(args.up, group.expert, rows, n0, n1, up.data(), kBlock);
-    for (size_t t = 0; t < rows.rows; ++t) {
-      float* g = gate.data() + t * kBlock;
-      HWY_DYNAMIC_DISPATCH(Activate)(args, up.data() + t * kBlock, kBlock, g);
-      auto* row = out + grouping.order[group.begin + t] * row_bytes;
-      floats_to(g, n1 - n0, args.out_type, row + n0 * size_of(args.out_type));
-    }
-  });
+  product.for_each_unit(
+      kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1) {
+        thread_local std::vector<float> gate, up;
+        gate.resize(rows.rows * kBlock);
+        up.resize(rows.rows * kBlock);
+        block_product(args.gate, group.expert, rows, n0, n1, gate.data(), kBlock);
+        block_product(args.up, group.expert, rows, n0, n1, up.data(), kBlock);
+        for (size_t t = 0; t < rows.rows; ++t) {
+          float* g = gate.data() + t * kBlock;
+          HWY_DYNAMIC_DISPATCH(Activate)(args, up.data() + t * kBlock, kBlock, g);
+          auto* row = out + grouping.order[group.begin + t] * row_bytes;
+          floats_to(g, n1 - n0, args.out_type, row + n0 * size_of(args.out_type));
+        }
+      });
 }
 
 }  // namespace zmlx::cpu

@@ -31,8 +31,8 @@ HWY_INLINE size_t SumColumns(size_t group_size) {
   return is_affine(kFormat) ? kBlockColumns : HWY_MIN(kBlockColumns, group_size * kLanes);
 }
 constexpr size_t kTileRows = 4;
-/// Tokens of a tile: kTileRows * kTileTokens sums leave room for the operands among 16 registers, or
-/// among the 32 of AVX-512 and NEON.
+/// Tokens of a tile: kTileRows * kTileTokens sums leave room for the operands among 16 registers,
+/// or among the 32 of AVX-512 and NEON.
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON
 constexpr size_t kTileTokens = 6;
 #else
@@ -54,8 +54,9 @@ HWY_INLINE void DequantizeUnit(typename Unpack<kFormat>::Raw raw, VF scale, VF b
 
 /// Units [u0, u1) of one row of weights to float32, in the order of unpacking.
 template <Format kFormat, bool kBroadcast>
-HWY_NOINLINE void DequantizeRow(const Experts& experts, size_t expert, size_t n, size_t u0, size_t u1,
-                              const PerLane<kFormat, kBroadcast>& per_lane, float* to) {
+HWY_NOINLINE void DequantizeRow(const Experts& experts, size_t expert, size_t n, size_t u0,
+                                size_t u1, const PerLane<kFormat, kBroadcast>& per_lane,
+                                float* to) {
   using U = Unpack<kFormat>;
   constexpr size_t kColumns = UnitColumns<kFormat>();
   HWY_ALIGN GroupBuffer scales;
@@ -108,7 +109,7 @@ HWY_INLINE void MultiplyTile(const float* HWY_RESTRICT w, const float* HWY_RESTR
 /// The same for all rows of a block and `tokens` tokens, by the largest tiles first.
 template <size_t kTokens = kTileTokens>
 HWY_NOINLINE void MultiplyBlock(const float* w, size_t rows, const float* x, size_t x_stride,
-                              size_t tokens, size_t columns, float* sums) {
+                                size_t tokens, size_t columns, float* sums) {
   size_t t = 0;
   for (; t + kTokens <= tokens; t += kTokens) {
     size_t r = 0;

@@ -108,8 +108,8 @@ void PrepareRow(const void* x, Scalar type, Format format, size_t group_size, si
     return PrepareFixedPoint<Format::fp4>(plain.get(), K, group_size, values, sums, headers);
   }
   switch (format) {
-#define ZMLX_CASE(f)                                                             \
-  case Format::f:                                                                \
+#define ZMLX_CASE(f) \
+  case Format::f:    \
     return Prepare<Format::f>(plain.get(), K, factor, factored, values, sums)
     ZMLX_CASE(affine1);
     ZMLX_CASE(affine2);

@@ -40,7 +40,8 @@ struct Table {
   int64_t expert_stride = 0, row_stride = 0;
 
   const void* row(size_t expert, size_t n) const {
-    auto offset = static_cast<int64_t>(expert) * expert_stride + static_cast<int64_t>(n) * row_stride;
+    auto offset =
+        static_cast<int64_t>(expert) * expert_stride + static_cast<int64_t>(n) * row_stride;
     return static_cast<const uint8_t*>(data) + offset * static_cast<int64_t>(size_of(type));
   }
 };

@@ -14,17 +14,19 @@ void quantized_matmul(const QuantizedMatmulArgs& args, Scratch& scratch) {
   auto* out = static_cast<uint8_t*>(args.out);
   const size_t size = size_of(args.out_type);
   const auto weights = static_cast<double>(N * args.matrix.K);
-  const int threads = threads_for(weights * bits_of(args.matrix.format) / 8, 2 * weights * args.rows);
+  const int threads =
+      threads_for(weights * bits_of(args.matrix.format) / 8, 2 * weights * args.rows);
   const GroupProduct product{args.matrix, args.x, grouping, scratch, threads};
-  product.for_each_unit(kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0,
-                                    size_t n1) {
-    thread_local std::vector<float> y;
-    y.resize(rows.rows * kBlock);
-    block_product(args.matrix, group.expert, rows, n0, n1, y.data(), kBlock);
-    for (size_t t = 0; t < rows.rows; ++t) {
-      floats_to(y.data() + t * kBlock, n1 - n0, args.out_type, out + ((group.begin + t) * N + n0) * size);
-    }
-  });
+  product.for_each_unit(
+      kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1) {
+        thread_local std::vector<float> y;
+        y.resize(rows.rows * kBlock);
+        block_product(args.matrix, group.expert, rows, n0, n1, y.data(), kBlock);
+        for (size_t t = 0; t < rows.rows; ++t) {
+          floats_to(y.data() + t * kBlock, n1 - n0, args.out_type,
+                    out + ((group.begin + t) * N + n0) * size);
+        }
+      });
 }
 
 }  // namespace zmlx::cpu

@@ -85,13 +85,14 @@ HWY_INLINE hn::Vec<DU16> ToFloat16(VF v) {
   const auto half = hn::Set(du, 0x3F000000u);
   const auto aligned = hn::Add(hn::BitCast(df, magnitude), hn::BitCast(df, half));
   const auto subnormal = hn::Sub(hn::BitCast(du, aligned), half);
-  // Normal results: from exponent bias 127 to 15, rounding at bit 13; too large carries into infinity.
+  // Normal results: from exponent bias 127 to 15, rounding at bit 13; too large carries into
+  // infinity.
   const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1u));
   const auto rounding = hn::Add(hn::Set(du, 0xC8000FFFu), odd);
   const auto normal = hn::ShiftRight<13>(hn::Add(magnitude, rounding));
   const auto above = [&](uint32_t limit) HWY_ATTR {
-    return hn::RebindMask(du, hn::Gt(hn::BitCast(DI(), magnitude),
-                                     hn::Set(DI(), static_cast<int32_t>(limit))));
+    return hn::RebindMask(
+        du, hn::Gt(hn::BitCast(DI(), magnitude), hn::Set(DI(), static_cast<int32_t>(limit))));
   };
   auto result = hn::IfThenElse(above(0x387FFFFF), normal, subnormal);
   result = hn::IfThenElse(above(0x477FFFFF), hn::Set(du, 0x7C00u), result);
@@ -137,7 +138,8 @@ HWY_INLINE void FloatsFrom(const void* src, size_t count, float* HWY_RESTRICT ds
 }
 
 // Not inlined: it would come back with five types at each of many call sites.
-static HWY_NOINLINE HWY_MAYBE_UNUSED void FloatsFrom(const void* src, Scalar type, size_t count, float* HWY_RESTRICT dst) {
+static HWY_NOINLINE HWY_MAYBE_UNUSED void FloatsFrom(const void* src, Scalar type, size_t count,
+                                                     float* HWY_RESTRICT dst) {
   switch (type) {
     case Scalar::f32:
       return FloatsFrom<Scalar::f32>(src, count, dst);
@@ -166,7 +168,8 @@ HWY_INLINE void FloatsTo(const float* HWY_RESTRICT src, size_t count, void* dst)
 }
 
 /// dst[0, count) of a float type, each rounded once to nearest even.
-static HWY_NOINLINE HWY_MAYBE_UNUSED void FloatsTo(const float* HWY_RESTRICT src, size_t count, Scalar type, void* dst) {
+static HWY_NOINLINE HWY_MAYBE_UNUSED void FloatsTo(const float* HWY_RESTRICT src, size_t count,
+                                                   Scalar type, void* dst) {
   switch (type) {
     case Scalar::f32:
       return FloatsTo<Scalar::f32>(src, count, dst);

@@ -1,8 +1,8 @@
 // Packed weights to float32 vectors.
 //
 // A *unit* is what one Load brings: kPositions vectors of kLanes weights. For integer formats of a
-// power-of-two width, and for fp4, a lane holds one 32-bit word, and position i is the i-th weight of
-// each word: the words stay where they are and a mask picks the weight, so no shuffle is needed.
+// power-of-two width, and for fp4, a lane holds one 32-bit word, and position i is the i-th weight
+// of each word: the words stay where they are and a mask picks the weight, so no shuffle is needed.
 // Activations are brought into the same order once per row instead. The other widths first move
 // each run of 24 or 20 bits into a lane of its own.
 
@@ -47,9 +47,9 @@ struct Unpack;
 template <int kBits>
 struct UnpackWords {
   static constexpr int kPositions = 32 / kBits;
-  static constexpr size_t kBytes = kLanes * 4;     ///< per unit
-  static constexpr size_t kReads = kBytes;         ///< bytes that Load touches
-  static constexpr float kUniform = 1.0f;          ///< weight = Plain<i> * kUniform
+  static constexpr size_t kBytes = kLanes * 4;  ///< per unit
+  static constexpr size_t kReads = kBytes;      ///< bytes that Load touches
+  static constexpr float kUniform = 1.0f;       ///< weight = Plain<i> * kUniform
   using Raw = VU;
 
   static HWY_INLINE Raw Load(const uint8_t* p) {
@@ -160,7 +160,7 @@ struct Unpack<Format::fp4> {
   static constexpr int Shift(int) { return 0; }
   template <int i>
   static HWY_INLINE VF Get(Raw raw) {
-    HWY_ALIGN static constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f, 2.0f,  3.0f,
+    HWY_ALIGN static constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,
                                                     4.0f,  6.0f,  -0.0f, -0.5f, -1.0f, -1.5f,
                                                     -2.0f, -3.0f, -4.0f, -6.0f};
     auto shifted = raw;

@@ -1,5 +1,5 @@
-// Evaluation on the CPU: arrays become pointers and strides, and the kernels of src/cpu run as tasks
-// of MLX's CPU stream. MLX keeps inputs and outputs alive until the stream has passed a task.
+// Evaluation on the CPU: arrays become pointers and strides, and the kernels of src/cpu run as
+// tasks of MLX's CPU stream. MLX keeps inputs and outputs alive until the stream has passed a task.
 
 #include <cstring>
 #include <limits>
@@ -64,7 +64,8 @@ void allocate(mx::array& out) {
   }
   size_t longer_than_one = 0;
   for (auto n : out.shape()) longer_than_one += n > 1;
-  out.set_data(std::move(buffer), out.size(), std::move(strides), {true, true, longer_than_one <= 1}, offset);
+  out.set_data(std::move(buffer), out.size(), std::move(strides),
+               {true, true, longer_than_one <= 1}, offset);
 }
 
 /// Offsets in elements of every index of `shape` (the trailing axes left out belong to one item)
@@ -176,8 +177,7 @@ void GatherQmmSwiglu::eval_cpu(const std::vector<mx::array>& inputs,
   args.x = {x.data<uint8_t>(), scalar_of(x.dtype()), nullptr};
   auto rhs_offsets = offsets_of(pair_shape, rhs.shape(), rhs.strides(), rhs.ndim());
   // Without lhs_indices x's rows broadcast to the pairs; with them they index its rows in order.
-  auto row_offsets =
-      offsets_of(lhs ? x_shape : pair_shape, x_shape, x.strides(), x_shape.size());
+  auto row_offsets = offsets_of(lhs ? x_shape : pair_shape, x_shape, x.strides(), x_shape.size());
   auto lhs_offsets = lhs ? offsets_of(pair_shape, lhs->shape(), lhs->strides(), lhs->ndim())
                          : std::vector<int64_t>{};
   const auto* lhs_data = lhs ? lhs->data<uint32_t>() : nullptr;

@@ -19,8 +19,10 @@ Activation parse_activation(const std::string& name) {
   if (name == "swiglu") return Activation::swiglu;
   if (name == "geglu") return Activation::geglu;
   if (name == "swiglu_clamped") return Activation::swiglu_clamped;
-  throw std::invalid_argument("[gather_qmm_swiglu] activation must be 'swiglu', 'geglu' or "
-                              "'swiglu_clamped', but is '" + name + "'.");
+  throw std::invalid_argument(
+      "[gather_qmm_swiglu] activation must be 'swiglu', 'geglu' or "
+      "'swiglu_clamped', but is '" +
+      name + "'.");
 }
 
 std::string activation_name(Activation activation) {
@@ -53,8 +55,7 @@ mx::array activate(const mx::array& g, const mx::array& u, const GatherQmmSwiglu
       auto clamped = mx::minimum(g, constant(options.limit, g), s);
       auto linear = mx::clip(u, constant(-options.limit, u), constant(options.limit, u), s);
       auto sigmoid = mx::sigmoid(mx::multiply(constant(options.alpha, g), clamped, s), s);
-      return mx::multiply(mx::add(linear, constant(1, u), s),
-                          mx::multiply(clamped, sigmoid, s), s);
+      return mx::multiply(mx::add(linear, constant(1, u), s), mx::multiply(clamped, sigmoid, s), s);
     }
   }
   throw std::logic_error("[gather_qmm_swiglu] unknown activation.");
@@ -136,9 +137,16 @@ mx::array gather_qmm_swiglu(
 
   auto s = mx::to_stream(s_);
   auto type = mx::promote_types(product_type(x, gate, q), product_type(x, up, q));
-  GatherQmmSwiglu::Options options{
-      q,     parse_activation(activation), alpha, limit, gate_bias.has_value(), up_bias.has_value(),
-      lhs_indices.has_value(), sorted_indices, transpose, type};
+  GatherQmmSwiglu::Options options{q,
+                                   parse_activation(activation),
+                                   alpha,
+                                   limit,
+                                   gate_bias.has_value(),
+                                   up_bias.has_value(),
+                                   lhs_indices.has_value(),
+                                   sorted_indices,
+                                   transpose,
+                                   type};
   std::vector<mx::array> inputs{x};
   for (const auto* weights : {&gate, &up}) {
     inputs.push_back(weights->w);
@@ -159,8 +167,8 @@ mx::array gather_qmm_swiglu(
   }
   detail::note_path({kOp, "cpu", ""});
   auto shape = output_shape(x, gate_w, rhs, lhs_indices ? &inputs.back() : nullptr, transpose);
-  return mx::array(std::move(shape), type,
-                   std::make_shared<GatherQmmSwiglu>(s, std::move(options)), std::move(inputs));
+  return mx::array(std::move(shape), type, std::make_shared<GatherQmmSwiglu>(s, std::move(options)),
+                   std::move(inputs));
 }
 
 std::vector<mx::array> GatherQmmSwiglu::fallback(const std::vector<mx::array>& inputs) const {

@@ -14,8 +14,8 @@ std::atomic<bool> default_is_exact{true};
 bool parse_exact(const char* op, const std::string& numerics) {
   if (numerics == "exact") return true;
   if (numerics == "fp32") return false;
-  throw std::invalid_argument("[" + std::string(op) + "] numerics must be 'exact' or 'fp32', but is '" +
-                              numerics + "'.");
+  throw std::invalid_argument("[" + std::string(op) +
+                              "] numerics must be 'exact' or 'fp32', but is '" + numerics + "'.");
 }
 
 }  // namespace

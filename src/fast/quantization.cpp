@@ -87,8 +87,8 @@ int check_weights(const char* op, const mx::array& x, const QuantizedWeights& we
   int outer = w.shape(-2);
   if (!transpose) std::swap(inner, outer);
   if (x.shape(-1) != inner) {
-    fail(op, "the last axis of x with shape ", x.shape(), " must have size ", inner,
-         " to go with ", name, "w of shape ", w.shape(), " at ", q.bits, " bits",
+    fail(op, "the last axis of x with shape ", x.shape(), " must have size ", inner, " to go with ",
+         name, "w of shape ", w.shape(), " at ", q.bits, " bits",
          transpose ? "." : " and transpose=False.");
   }
   if (bias && (bias->ndim() != 2 || w.ndim() != 3 || bias->shape(0) != w.shape(0) ||
@@ -105,8 +105,7 @@ void check_indices(const char* op, const char* name, const std::optional<mx::arr
   }
 }
 
-mx::Dtype product_type(const mx::array& x, const QuantizedWeights& weights,
-                       const Quantization& q) {
+mx::Dtype product_type(const mx::array& x, const QuantizedWeights& weights, const Quantization& q) {
   auto type = x.dtype();
   if (q.affine()) {
     type = mx::promote_types(type, mx::result_type(weights.scales, *weights.biases));
@@ -159,8 +158,8 @@ mx::array gather_product(const mx::array& x, const mx::array& w, const mx::array
 
 mx::array nan_where_out_of_range(const mx::array& y, const mx::array& rhs_indices, int num_experts,
                                  mx::StreamOrDevice s) {
-  auto bad = mx::greater_equal(
-      rhs_indices, mx::array(static_cast<uint32_t>(num_experts), mx::uint32), s);
+  auto bad =
+      mx::greater_equal(rhs_indices, mx::array(static_cast<uint32_t>(num_experts), mx::uint32), s);
   auto nan = mx::array(std::numeric_limits<float>::quiet_NaN(), y.dtype());
   return mx::where(mx::expand_dims(bad, {-2, -1}, s), nan, y, s);
 }

@@ -28,7 +28,8 @@ mx::array quantized_matmul(const mx::array& x, const mx::array& w, const mx::arr
   auto q = resolve_quantization(kOp, mode, group_size, bits);
   std::optional<mx::array> no_bias;
   QuantizedWeights weights{"", w, scales, biases, no_bias};
-  if (x.ndim() == 0) throw std::invalid_argument("[quantized_matmul] x must have at least one axis.");
+  if (x.ndim() == 0)
+    throw std::invalid_argument("[quantized_matmul] x must have at least one axis.");
   check_weights(kOp, x, weights, q, transpose);
 
   auto s = mx::to_stream(s_);
@@ -76,8 +77,8 @@ std::pair<std::vector<mx::array>, std::vector<int>> QuantizedMatmul::vmap(
   }
   const auto& q = quantization_;
   auto biases = q.affine() ? std::optional(inputs[3]) : std::nullopt;
-  auto y = fast::quantized_matmul(mx::moveaxis(inputs[0], axes[0], 0, stream()), inputs[1], inputs[2],
-                            biases, true, q.group_size, q.bits, q.mode, stream());
+  auto y = fast::quantized_matmul(mx::moveaxis(inputs[0], axes[0], 0, stream()), inputs[1],
+                                  inputs[2], biases, true, q.group_size, q.bits, q.mode, stream());
   return {{y}, {0}};
 }
 

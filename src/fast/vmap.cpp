@@ -24,8 +24,8 @@ mx::array fold_axis(const mx::array& a, int axis, int ndim, mx::StreamOrDevice s
   return mx::reshape(moved, shape, s);
 }
 
-void fold_rows(mx::array& x, int x_axis, mx::array& lhs, int lhs_axis, mx::array& rhs,
-               int rhs_axis, mx::StreamOrDevice s) {
+void fold_rows(mx::array& x, int x_axis, mx::array& lhs, int lhs_axis, mx::array& rhs, int rhs_axis,
+               mx::StreamOrDevice s) {
   int ndim = std::max(static_cast<int>(lhs.ndim()) - (lhs_axis >= 0),
                       static_cast<int>(rhs.ndim()) - (rhs_axis >= 0));
   lhs = fold_axis(lhs, lhs_axis, ndim, s);

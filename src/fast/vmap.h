@@ -18,7 +18,7 @@ mx::array fold_axis(const mx::array& a, int axis, int ndim, mx::StreamOrDevice s
 
 /// Folds mapped x (..., 1, D), lhs_indices and rhs_indices, each with its mapped axis or -1, into
 /// unmapped ones. Explicit lhs_indices count rows of one element's x, so they are offset.
-void fold_rows(mx::array& x, int x_axis, mx::array& lhs, int lhs_axis, mx::array& rhs,
-               int rhs_axis, mx::StreamOrDevice s);
+void fold_rows(mx::array& x, int x_axis, mx::array& lhs, int lhs_axis, mx::array& rhs, int rhs_axis,
+               mx::StreamOrDevice s);
 
 }  // namespace zmlx::fast

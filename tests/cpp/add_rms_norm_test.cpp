@@ -55,7 +55,8 @@ TEST(AddRmsNorm, KeepsTheContractForEveryTypeAndSize) {
 
 TEST(AddRmsNorm, MixedTypesPromote) {
   const auto x = random_normal({60, 96}, mx::bfloat16, 100);
-  check(x, random_normal({60, 96}, mx::float32, 101), random_normal({96}, mx::bfloat16, 102), "mixed");
+  check(x, random_normal({60, 96}, mx::float32, 101), random_normal({96}, mx::bfloat16, 102),
+        "mixed");
   check(x, random_normal({60, 96}, mx::float16, 103), std::nullopt, "bfloat16 and float16");
 }
 
@@ -67,8 +68,7 @@ TEST(AddRmsNorm, LargeOutputsStreamPastTheCachesUnchanged) {
     const auto weight = random_normal({2048}, mx::bfloat16, 202);
     const auto [normed, sum] = fast::add_rms_norm(x, residual, weight, kEps);
     const auto rows = [](const mx::array& a) { return mx::slice(a, {0, 0}, {8, 2048}); };
-    const auto [few_normed, few_sum] =
-        fast::add_rms_norm(rows(x), rows(residual), weight, kEps);
+    const auto [few_normed, few_sum] = fast::add_rms_norm(rows(x), rows(residual), weight, kEps);
     EXPECT_TRUE(mx::array_equal(rows(normed), few_normed).item<bool>()) << target;
     EXPECT_TRUE(mx::array_equal(sum, mx::add(x, residual)).item<bool>()) << target;
   });
@@ -131,10 +131,12 @@ TEST(AddRmsNorm, DerivativesAndVmap) {
   };
   const auto expected = normed({x, residual, weight})[0];
   EXPECT_TRUE(mx::allclose(mx::vmap(normed, {0, 0, -1}, {0})({x, residual, weight})[0], expected,
-                           1e-5, 1e-5).item<bool>());
+                           1e-5, 1e-5)
+                  .item<bool>());
   const auto weights = mx::broadcast_to(weight, {3, 40});
   EXPECT_TRUE(mx::allclose(mx::vmap(normed, {0, 0, 0}, {0})({x, residual, weights})[0], expected,
-                           1e-5, 1e-5).item<bool>());
+                           1e-5, 1e-5)
+                  .item<bool>());
 }
 
 TEST(AddRmsNorm, RefusesWhatDoesNotFit) {

@@ -33,7 +33,8 @@ TEST(Numerics, OnlyKnownNamesAreTaken) {
   fast::set_default_numerics("fp32");
   EXPECT_EQ(fast::default_numerics(), "fp32");
   fast::set_default_numerics("exact");
-  EXPECT_TRUE(throws_invalid([] { fast::set_default_numerics("fast"); }, {"exact", "fp32", "fast"}));
+  EXPECT_TRUE(
+      throws_invalid([] { fast::set_default_numerics("fast"); }, {"exact", "fp32", "fast"}));
 }
 
 }  // namespace

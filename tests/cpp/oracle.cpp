@@ -63,8 +63,8 @@ std::vector<double> dequantize(const Format& f, const mx::array& w, const mx::ar
 /// How far each value is from the nearest number of the type.
 std::vector<double> rounding_errors(const std::vector<double>& values, mx::Dtype type) {
   const std::vector<float> floats(values.begin(), values.end());
-  const auto rounded = values_of(
-      mx::astype(mx::array(floats.begin(), {static_cast<int>(floats.size())}), type));
+  const auto rounded =
+      values_of(mx::astype(mx::array(floats.begin(), {static_cast<int>(floats.size())}), type));
   std::vector<double> errors;
   for (size_t i = 0; i < values.size(); ++i) errors.push_back(std::abs(rounded[i] - values[i]));
   return errors;
@@ -173,7 +173,8 @@ void for_each_target(const std::function<void(const std::string&)>& f) {
   } catch (const std::invalid_argument& e) {
     for (const auto& part : parts) {
       if (!std::strstr(e.what(), part.c_str())) {
-        return ::testing::AssertionFailure() << "'" << e.what() << "' does not say '" << part << "'";
+        return ::testing::AssertionFailure()
+               << "'" << e.what() << "' does not say '" << part << "'";
       }
     }
     return ::testing::AssertionSuccess();

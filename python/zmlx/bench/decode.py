@@ -1,0 +1,282 @@
+"""Decoding of a whole model, stock against patched: tokens per second and memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zmlx import lm
+from zmlx.arguments import EXIT_FAIL, at_least, guarded, name_list
+from zmlx.capsule import check_writable, make_capsule, measurement, write_capsule
+from zmlx.lm.precision import format_name, weight_format
+from zmlx.progress import Progress
+from zmlx.table import format_table
+from zmlx.validate.identity import compare_greedy
+from zmlx.validate.patching import patcher
+from zmlx.validate.prompts import DEFAULT_PROMPTS
+from zmlx.validate.verdict import Speed
+
+_DESCRIPTION = """\
+Times greedy generation of a whole model, stock and patched in turns, and the peak memory of both,
+each in a fresh process. Exits with 1 if the patched process needs more than 5 % above stock's.
+"""
+_MEMORY_LIMIT = 1.05
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        max_tokens: generated tokens in each run.
+        runs: repetitions.
+        dtypes: types to compute in.
+        prompt: text to continue.
+        threads: of the kernels.
+        memory: whether to measure memory as well.
+        seed: draws the order of stock and patched in each run.
+    """
+
+    max_tokens: int = 64
+    runs: int = 5
+    dtypes: tuple[str, ...] = ("bfloat16", "float32")
+    prompt: str = DEFAULT_PROMPTS[2]
+    threads: int = 1
+    memory: bool = True
+    seed: int = 0
+
+
+@dataclass
+class DecodeResult:
+    """Measurements of one model.
+
+    Attributes:
+        model: its name.
+        format: of its weights.
+        speeds: one for each type.
+        same_tokens: whether stock and patched generated the same, by type (for information: on
+            CPU they differ in 16-bit types).
+        memory: ``{dtype: {variant: {"resident_bytes", "mlx_bytes", "tokens"}}}``.
+    """
+
+    model: str
+    format: str
+    speeds: list[Speed]
+    same_tokens: dict[str, bool]
+    memory: dict[str, dict[str, dict[str, int]]]
+
+    def failures(self) -> list[str]:
+        """What is wrong: memory beyond the limit."""
+        found = []
+        for dtype, peaks in self.memory.items():
+            ratio = peaks["patched"]["resident_bytes"] / peaks["stock"]["resident_bytes"]
+            if ratio > _MEMORY_LIMIT:
+                found.append(f"{dtype}: patched needs {ratio:.3f} times the memory of stock")
+        return found
+
+
+def bench_decode(model: str | None, settings: Settings, *, progress: bool = False) -> DecodeResult:
+    """Measures one model.
+
+    Args:
+        model: a folder or a hub name; default: the small model in ``models/``.
+        settings: what to measure.
+        progress: whether to show a progress bar on stderr.
+
+    Raises:
+        ModelError: if the model cannot be loaded.
+    """
+    from zmlx import _ext
+
+    _ext.set_num_threads(settings.threads)
+    loaded = lm.load(model)
+    stored = weight_format(loaded.model)
+    result = DecodeResult(
+        loaded.name, format_name(*stored[:2]) if stored else "unquantized", [], {}, {}
+    )
+    prompt = loaded.tokenizer.encode(settings.prompt)
+    rng = random.Random(settings.seed)
+    # A short run of both first, then the timed ones.
+    total = 2 * len(settings.dtypes) * (settings.runs * settings.max_tokens + 4)
+    with Progress(loaded.name, total, enabled=progress) as bar:
+        for dtype in settings.dtypes:
+            bar.stage(f"{loaded.name}, {dtype}")
+            with lm.in_dtype(loaded.model, lm.parse_dtype(dtype)):
+                for tokens, runs in ((4, 1), (settings.max_tokens, settings.runs)):
+                    identity = compare_greedy(
+                        loaded.model,
+                        [prompt],
+                        dtype=dtype,
+                        max_tokens=tokens,
+                        runs=runs,
+                        rng=rng,
+                        patched_model=patcher(),
+                        decode=loaded.tokenizer.decode,
+                        on_token=bar.advance,
+                    )
+            result.speeds.append(Speed.of(identity))
+            result.same_tokens[dtype] = identity.ok
+        if settings.memory:
+            own = lm.dtype_name(lm.model_dtype(loaded.model))
+            path = str(lm.default_model_path() if model is None else model)
+            for dtype in settings.dtypes:
+                bar.stage(f"{loaded.name}, {dtype}: memory")
+                result.memory[dtype] = {
+                    variant: _peak(path, variant, "own" if dtype == own else dtype, settings)
+                    for variant in ("stock", "patched")
+                }
+    return result
+
+
+def _peak(path: str, variant: str, dtype: str, settings: Settings) -> dict[str, int]:
+    script = Path(__file__).with_name("decode_memory.py")
+    command = [sys.executable, str(script), path, variant, dtype, "16", settings.prompt]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"Measuring the memory of {variant} failed:\n{done.stderr.strip()}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def result_text(result: DecodeResult, settings: Settings) -> str:
+    """The table, for people."""
+    rows = []
+    for speed in result.speeds:
+        for phase in ("prompt", "decode"):
+            rows.append(
+                [
+                    speed.dtype,
+                    phase,
+                    f"{speed.median(phase, 'stock'):.1f}",
+                    f"{speed.median(phase, 'patched'):.1f}",
+                    f"{speed.ratio(phase):.2f}x",
+                ]
+            )
+    tokens = result.speeds[0]
+    header = ["tokens/s", "", "stock", "patched", "ratio"]
+    lines = [
+        f"{result.model}, {result.format}: prompt of {tokens.prompt_tokens} tokens, "
+        f"{settings.max_tokens} generated, median of {settings.runs} runs, "
+        f"{settings.threads} threads",
+        *format_table(header, rows, right=(2, 3, 4)),
+    ]
+    for dtype, peaks in result.memory.items():
+        stock, patched = (peaks[name]["resident_bytes"] for name in ("stock", "patched"))
+        lines.append(
+            f"Peak memory of a process, {dtype}: stock {stock / 1e6:.1f} MB, patched "
+            f"{patched / 1e6:.1f} MB ({100 * (patched / stock - 1):+.1f} %)"
+        )
+    return "\n".join(lines)
+
+
+def result_capsule(
+    result: DecodeResult, settings: Settings, command: list[str] | None = None
+) -> dict[str, Any]:
+    """The run as a capsule (see :mod:`zmlx.capsule`)."""
+    entries = [
+        measurement(
+            phase, variant, "tokens/s", getattr(speed, phase)[variant], {"dtype": speed.dtype}
+        )
+        for speed in result.speeds
+        for phase in ("prompt", "decode")
+        for variant in ("stock", "patched")
+    ]
+    entries += [
+        measurement(f"peak_{name}", variant, "bytes", [float(peak[name])], {"dtype": dtype})
+        for dtype, peaks in result.memory.items()
+        for variant, peak in peaks.items()
+        for name in ("resident_bytes", "mlx_bytes")
+    ]
+    failures = result.failures()
+    return make_capsule(
+        "decode",
+        result.model.rsplit("/", 1)[-1],
+        parameters={"model": result.model.rsplit("/", 1)[-1], **asdict(settings)},
+        measurements=entries,
+        results={
+            "format": result.format,
+            "cases": [
+                {
+                    "dtype": speed.dtype,
+                    "same_tokens": result.same_tokens[speed.dtype],
+                    **{
+                        f"{phase}_{variant}": speed.median(phase, variant)
+                        for phase in ("prompt", "decode")
+                        for variant in ("stock", "patched")
+                    },
+                    "prompt_ratio": speed.ratio("prompt"),
+                    "decode_ratio": speed.ratio("decode"),
+                }
+                for speed in result.speeds
+            ],
+            "memory": result.memory,
+            "failures": failures,
+        },
+        passed=not failures,
+        command=command,
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's options to ``parser``."""
+    parser.description = _DESCRIPTION
+    parser.add_argument("model", nargs="?", help="model folder or hub name (the one in models/)")
+    parser.add_argument("--max-tokens", type=at_least(2), default=64, help="(%(default)s)")
+    parser.add_argument("--runs", type=at_least(1), default=5, help="(%(default)s)")
+    parser.add_argument(
+        "--dtype",
+        type=name_list(("bfloat16", "float16", "float32")),
+        default=["bfloat16", "float32"],
+        help="types (bfloat16,float32)",
+    )
+    parser.add_argument("--prompt", default=DEFAULT_PROMPTS[2], help="text to continue")
+    parser.add_argument("--threads", type=at_least(1), help="(all cores)")
+    parser.add_argument("--cpu-target", help="SIMD target, such as AVX2 (the best)")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--capsule", metavar="DIR", help="write a repro capsule into this folder")
+    parser.add_argument("--no-progress", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the benchmark as the parsed arguments say; returns the exit code."""
+    return guarded("zmlx bench decode", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from zmlx import _ext
+    from zmlx.environment import environment_lines
+
+    if arguments.capsule:
+        check_writable(arguments.capsule)
+    if arguments.cpu_target:
+        _ext.set_cpu_target(arguments.cpu_target)
+    settings = Settings(
+        max_tokens=arguments.max_tokens,
+        runs=arguments.runs,
+        dtypes=tuple(arguments.dtype),
+        prompt=arguments.prompt,
+        threads=arguments.threads or _ext.num_threads(),
+        memory=arguments.memory,
+        seed=arguments.seed,
+    )
+    print("\n".join(environment_lines()), flush=True)
+    result = bench_decode(arguments.model, settings, progress=not arguments.no_progress)
+    print("\n" + result_text(result, settings))
+    if arguments.capsule:
+        print(f"Capsule {write_capsule(result_capsule(result, settings), arguments.capsule)}")
+    for failure in result.failures():
+        print(f"FAIL {failure}", file=sys.stderr)
+    return EXIT_FAIL if result.failures() else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``benchmarks/bench_decode.py``; returns the exit code."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args(argv))

@@ -1,0 +1,223 @@
+"""The README's tables of measurements, made from repro capsules, so that no number is typed."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from zmlx.arguments import EXIT_FAIL, EXIT_USAGE
+from zmlx.capsule import read_capsules
+from zmlx.machine import machine_line
+from zmlx.table import markdown_table
+
+BEGIN = "<!-- capsules:begin -->"
+END = "<!-- capsules:end -->"
+_EMPTY = "No measurements are stored yet."
+
+
+def capsule_tables(directory: str | os.PathLike) -> str:
+    """Markdown for the newest capsule of every kind and label in ``directory``.
+
+    Raises:
+        ValueError: if a file there is not a capsule.
+    """
+    newest: dict[tuple, tuple[Path, dict]] = {}
+    for path, capsule in read_capsules(directory):
+        newest[capsule["kind"], capsule["label"]] = (path, capsule)
+    groups: dict[str, list[tuple[Path, dict]]] = {}
+    for _, (path, capsule) in sorted(newest.items()):
+        groups.setdefault(_where(capsule), []).append((path, capsule))
+    if not groups:
+        return _EMPTY
+    blocks = []
+    for where, entries in groups.items():
+        blocks.append(where)
+        for kind, (title, table) in _TABLES.items():
+            found = [entry for entry in entries if entry[1]["kind"] == kind]
+            if found:
+                names = ", ".join(f"`{path.name}`" for path, _ in found)
+                blocks.append(f"**{title}**")
+                blocks.append("\n".join(table([capsule for _, capsule in found])))
+                blocks.append(f"Capsules: {names}.")
+    return "\n\n".join(blocks)
+
+
+def _where(capsule: dict[str, Any]) -> str:
+    """Machine and software of a capsule; a forced SIMD target does not make another machine."""
+    # The target is a column of the table.
+    machine = {**capsule["machine"], "simd_target": None}
+    compiler = capsule["zmlx"]["compiler"]
+    software = f"MLX {capsule['mlx']['version']}" + (f", {compiler}" if compiler else "")
+    return f"Measured on: {machine_line(machine)}; {software}."
+
+
+def _layer_table(capsules: list[dict[str, Any]]) -> list[str]:
+    header = ["Layer", "Weights", "SIMD", "Type", "M", "Time, ms", "GB/s", "of read bandwidth",
+              "GFLOP/s", "vs MLX bfloat16", "vs MLX float32"]  # fmt: skip
+    rows = []
+    for capsule in capsules:
+        shape = capsule["parameters"]["shape"]
+        weights = f"affine {shape['bits']}-bit" if shape["mode"] == "affine" else shape["mode"]
+        for case in capsule["results"]["cases"]:
+            ratios = case["stock_over_patched"]
+            rows.append(
+                [
+                    shape["name"],
+                    weights,
+                    f"{capsule['machine']['simd_target']}, {capsule['machine']['threads']} threads",
+                    case["dtype"],
+                    str(case["tokens"]),
+                    f"{1e3 * case['seconds']:.2f}",
+                    f"{case['bytes_per_second'] / 1e9:.1f}",
+                    f"{100 * case['share_of_read_bandwidth']:.0f} %",
+                    f"{case['flops_per_second'] / 1e9:.0f}",
+                    _times(ratios.get("bfloat16")),
+                    _times(ratios.get("float32")),
+                ]
+            )
+    return markdown_table(header, rows, right=range(4, len(header)))
+
+
+def _norm_table(capsules: list[dict[str, Any]]) -> list[str]:
+    header = ["Inputs", "Type", "Time, ms", "GB/s", "of copy bandwidth", "vs MLX"]
+    rows = [
+        [
+            f"{capsule['parameters']['megabytes']} MiB",
+            case["dtype"],
+            f"{1e3 * case['seconds']:.2f}",
+            f"{case['bytes_per_second'] / 1e9:.1f}",
+            f"{100 * case['share_of_copy_bandwidth']:.0f} %",
+            _times(case["stock_over_fused"]),
+        ]
+        for capsule in capsules
+        for case in capsule["results"]["cases"]
+    ]
+    return markdown_table(header, rows, right=range(2, len(header)))
+
+
+def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
+    header = ["Model", "Weights", "Type", "", "Stock, tokens/s", "Patched, tokens/s", "Ratio",
+              "Peak memory"]  # fmt: skip
+    rows = []
+    for capsule in capsules:
+        results = capsule["results"]
+        for case in results["cases"]:
+            peaks = results["memory"].get(case["dtype"])
+            memory = ""
+            if peaks:
+                ratio = peaks["patched"]["resident_bytes"] / peaks["stock"]["resident_bytes"]
+                memory = f"{100 * (ratio - 1):+.1f} %"
+            for phase in ("prompt", "decode"):
+                rows.append(
+                    [
+                        capsule["parameters"]["model"],
+                        results["format"],
+                        case["dtype"],
+                        phase,
+                        f"{case[f'{phase}_stock']:.1f}",
+                        f"{case[f'{phase}_patched']:.1f}",
+                        _times(case[f"{phase}_ratio"]),
+                        memory,
+                    ]
+                )
+    return markdown_table(header, rows, right=range(4, len(header)))
+
+
+def _validate_table(capsules: list[dict[str, Any]]) -> list[str]:
+    header = ["Model", "Weights", "Greedy tokens", "Type", "", "Mean KL to float32, nats",
+              "Top-1 disagreements"]  # fmt: skip
+    rows = []
+    for capsule in capsules:
+        for entry in capsule["results"]["formats"]:
+            identity = entry["identity"]
+            same = "identical" if identity["identical"] else "differ"
+            tokens = f"{identity['tokens_compared']} {same} ({identity['dtype']})"
+            for found in entry["nearness"]:
+                fed = {"whole": "whole sequences", "steps": "one token at a time"}[found["feed"]]
+                variant = {"yardstick": "stock, float32 products"}.get(
+                    found["variant"], found["variant"]
+                )
+                rows.append(
+                    [
+                        capsule["parameters"]["model"],
+                        entry["format"],
+                        tokens,
+                        entry["own_dtype"],
+                        f"{variant}, {fed}",
+                        f"{found['mean_kl_nats']:.2e}",
+                        f"{found['top1_disagreements']} of {found['positions']}",
+                    ]
+                )
+    return markdown_table(header, rows, right=(5, 6))
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio:.0f}x" if ratio >= 20 else f"{ratio:.1f}x"
+
+
+_TABLES = {
+    "moe_layer": ("One MoE layer", _layer_table),
+    "add_rms_norm": ("`add_rms_norm`", _norm_table),
+    "decode": ("Decoding of a whole model", _decode_table),
+    "validate": ("Validation", _validate_table),
+}
+
+
+def replace_block(text: str, block: str) -> str:
+    """``text`` with what stands between the two markers replaced by ``block``.
+
+    Raises:
+        ValueError: if the markers are missing, or there are several.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"The file must hold one {BEGIN} and, after it, one {END}.")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}"
+
+
+def main(argv: list[str] | None = None, capsules: Path | None = None) -> int:
+    """Entry point of ``benchmarks/readme_table.py``; returns the exit code.
+
+    Args:
+        argv: the arguments; default: the process's.
+        capsules: folder to read where the arguments name none.
+    """
+    parser = argparse.ArgumentParser(
+        description="Prints the README's tables of measurements, made from repro capsules."
+    )
+    default = capsules or Path("benchmarks/repro_capsules")
+    parser.add_argument(
+        "--capsules", metavar="DIR", default=default, help="(benchmarks/repro_capsules)"
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--check", metavar="FILE", help="exit with 1 if the block in FILE is not up to date"
+    )
+    action.add_argument("--write", metavar="FILE", help="bring the block in FILE up to date")
+    arguments = parser.parse_args(argv)
+    try:
+        block = capsule_tables(arguments.capsules)
+        target = arguments.check or arguments.write
+        if not target:
+            print(block)
+            return 0
+        before = Path(target).read_text(encoding="utf-8")
+        after = replace_block(before, block)
+        if arguments.write:
+            Path(target).write_text(after, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if arguments.write or before == after:
+        return 0
+    lines = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), target, "from capsules", lineterm=""
+    )
+    print("\n".join(lines))
+    return EXIT_FAIL

@@ -1,0 +1,76 @@
+"""Repeated timings, and the bandwidth measured between them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+
+class Series:
+    """Seconds of every repetition of one thing.
+
+    Attributes:
+        seconds: in the order measured.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    @property
+    def total(self) -> float:
+        """Seconds spent."""
+        return sum(self.seconds)
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range over the median; 0 for fewer than 4 repetitions."""
+        if len(self.seconds) < 4:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (high - low) / 2 / self.median
+
+    def time(self, function: Callable[[], Any]) -> None:
+        """Evaluates the arrays that ``function`` returns, and notes how long that took."""
+        tic = time.perf_counter()
+        mx.eval(function())
+        self.seconds.append(time.perf_counter() - tic)
+
+
+class Bandwidth:
+    """The machine's bandwidth with as many threads as the kernels have, measured between them.
+
+    Args:
+        kind: ``"read"``, or ``"copy"``, which moves each byte twice.
+        threads: as many as the kernels use.
+        size: bytes of the buffer; more than the caches hold.
+    """
+
+    def __init__(self, kind: str, threads: int, size: int):
+        from zmlx import _ext
+
+        self._measure = {"read": _ext.read_bandwidth, "copy": _ext.copy_bandwidth}[kind]
+        self._moved = size if kind == "read" else 2 * size
+        self.kind = kind
+        self.threads = threads
+        self.size = size
+        self.series = Series()
+
+    def sample(self, passes: int = 2) -> None:
+        """Measures a few passes."""
+        self.series.seconds += [
+            float(seconds) for seconds in self._measure(self.size, self.threads, passes)
+        ]
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Bytes moved per second in the median pass."""
+        return self._moved / self.series.median

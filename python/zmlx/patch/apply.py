@@ -1,0 +1,77 @@
+"""`patch` and `unpatch`."""
+
+import mlx.nn as nn
+
+from zmlx.patch import dense, dense_swiglu, norm
+from zmlx.patch.patterns import select
+from zmlx.patch.report import report
+from zmlx.patch.session import open_session, places, restore
+
+try:
+    from zmlx.patch import moe
+except ImportError as error:  # no mlx-lm, or one without what the patterns are about
+    moe = None
+    _MOE_MISSING = f"mlx-lm's SwitchGLU cannot be imported: {error}"
+
+
+def patch(model, patterns=None, exclude=(), verbose=False):
+    """Makes a model use the fused primitives, in place. Results keep their meaning; weights,
+    parameters and module tree stay as they are.
+
+    A model that is patched already is patched anew with the patterns given, so that doing it twice
+    is doing it once. Modules replaced after patching (by adapters, say) are not patched until
+    `patch` is called again.
+
+    Args:
+        model (mlx.nn.Module): an mlx-lm model, or any part of one.
+        patterns (str or iterable of str, optional): names from `PATTERNS`; all by default.
+        exclude (str or iterable of str): names to leave out.
+        verbose (bool): print the report.
+
+    Returns:
+        mlx.nn.Module: `model` itself.
+
+    Raises:
+        TypeError: `model` is not an `mlx.nn.Module`.
+        ValueError: a name is not in `PATTERNS`.
+    """
+    check_module("patch", model)
+    names = select(patterns, exclude)
+    restore(model)
+    session = open_session(model, names)
+    found = places(model)
+    if moe is not None:
+        moe.apply(found, session)
+    elif "moe_experts" in names:
+        session.skip(found[0], "moe_experts", _MOE_MISSING)
+    dense.apply(found, session)
+    dense_swiglu.apply(found, session)
+    norm.apply(found, session)
+    if verbose:
+        print(report(model))
+    return model
+
+
+def unpatch(model):
+    """Undoes `patch`: every module has its own class again, and nothing is left behind.
+
+    Args:
+        model (mlx.nn.Module): a model, patched or not.
+
+    Returns:
+        mlx.nn.Module: `model` itself.
+
+    Raises:
+        TypeError: `model` is not an `mlx.nn.Module`.
+    """
+    check_module("unpatch", model)
+    restore(model)
+    return model
+
+
+def check_module(function, model):
+    """Raises a TypeError that names `function` unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"[{function}] model must be an mlx.nn.Module, but is {type(model).__name__}."
+        )

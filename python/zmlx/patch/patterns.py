@@ -1,0 +1,35 @@
+"""The patterns that `patch` knows, by name."""
+
+PATTERNS = {
+    "moe_experts": "gate and up projections and activation of SwitchGLU experts in one product",
+    "moe_combine": "down projection of the experts and their weighted sum, with no (M, K, D) array",
+    "add_rms_norm": "residual add and RMS norm in one pass",
+    "dense_swiglu": "gate and up projections and activation of dense layers in one product (CPU)",
+    "dense": "quantized linear layers and output heads (CPU)",
+    "rms_norm": "RMS norm in one pass (CPU)",
+}
+
+
+def select(patterns=None, exclude=()):
+    """Names of the patterns to apply, in the order of `PATTERNS`.
+
+    Args:
+        patterns (str or iterable of str, optional): names to apply; all by default.
+        exclude (str or iterable of str): names to leave out.
+
+    Raises:
+        ValueError: a name is not in `PATTERNS`.
+    """
+    wanted = PATTERNS if patterns is None else _names("patterns", patterns)
+    unwanted = _names("exclude", exclude)
+    return tuple(name for name in PATTERNS if name in wanted and name not in unwanted)
+
+
+def _names(argument, value):
+    names = (value,) if isinstance(value, str) else tuple(value)
+    for name in names:
+        if name not in PATTERNS:
+            raise ValueError(
+                f"[patch] {argument} names {name!r}, but the patterns are: {', '.join(PATTERNS)}."
+            )
+    return names
