@@ -354,47 +354,89 @@ HWY_NOINLINE void MultiplyFloatUnits(const float* headers, size_t begin, size_t 
   }
 }
 
-/// One row's groups [g, g + count): scales to `scales`, and for biases their part of the result.
+/// What converting one row's scales and biases needs besides them.
+struct GroupContext {
+  const float* group_sums;   ///< sum of activations of each group
+  const float* unit_scales;  ///< of each unit, where a unit is a group
+};
+
+/// `count` groups of one row: scales to `scales`, and for biases their part of the result. Reads
+/// whole vectors.
 template <Format kFormat, Scalar kType, bool kTimesUnitScale>
-HWY_INLINE void ConvertGroups(const uint8_t* scale_row, const uint8_t* bias_row, size_t count,
-                              const float* HWY_RESTRICT group_sums,
-                              const float* HWY_RESTRICT unit_scales, float* HWY_RESTRICT scales,
-                              VF& bias_sum, VF& any_bias) {
+HWY_INLINE void ConvertGroups(const void* scale_row, const void* bias_row, size_t count,
+                              const GroupContext& context, float* HWY_RESTRICT scales, VF& bias_sum,
+                              VF& any_bias) {
   const DF df;
   const auto excess = hn::Set(df, kExcess<kFormat>);
   for (size_t i = 0; i < count; i += kLanes) {
     const auto scale = LoadFloats<kType>(scale_row, i);
     if constexpr (kTimesUnitScale) {
-      hn::StoreU(hn::Mul(scale, hn::LoadU(df, unit_scales + i)), df, scales + i);
+      hn::StoreU(hn::Mul(scale, hn::LoadU(df, context.unit_scales + i)), df, scales + i);
     } else {
       hn::StoreU(scale, df, scales + i);
     }
     if constexpr (is_affine(kFormat)) {
-      const auto bias = LoadFloats<kType>(bias_row, i);
+      const auto valid = hn::FirstN(df, count - i);
+      const auto bias = hn::IfThenElseZero(valid, LoadFloats<kType>(bias_row, i));
       any_bias = hn::Or(any_bias, hn::Abs(bias));
       // The bias of the centred weight.
-      const auto centred = hn::MulAdd(excess, scale, bias);
-      bias_sum = hn::MulAdd(centred, hn::LoadU(df, group_sums + i), bias_sum);
+      const auto centred = hn::IfThenElseZero(valid, hn::MulAdd(excess, scale, bias));
+      const auto x = hn::IfThenElseZero(valid, hn::LoadU(df, context.group_sums + i));
+      bias_sum = hn::MulAdd(centred, x, bias_sum);
     }
   }
 }
 
-/// The same for any type and count, through padded copies.
+/// The same for whichever type the scales have.
 template <Format kFormat, bool kTimesUnitScale>
-HWY_NOINLINE void ConvertAnyGroups(const Experts& experts, const uint8_t* scale_row,
-                                   const uint8_t* bias_row, size_t count, const float* group_sums,
-                                   const float* unit_scales, float* scales, VF& bias_sum,
-                                   VF& any_bias) {
-  HWY_ALIGN GroupBuffer plain[4];
-  FloatsFrom(scale_row, experts.scales.type, count, plain[0]);
-  if (is_affine(kFormat)) FloatsFrom(bias_row, experts.biases.type, count, plain[1]);
-  memset(plain[2], 0, sizeof(plain[2]));
-  memset(plain[3], 0, sizeof(plain[3]));
-  if (is_affine(kFormat)) memcpy(plain[2], group_sums, count * sizeof(float));
-  if (kTimesUnitScale) memcpy(plain[3], unit_scales, count * sizeof(float));
-  ConvertGroups<kFormat, Scalar::f32, kTimesUnitScale>(
-      reinterpret_cast<const uint8_t*>(plain[0]), reinterpret_cast<const uint8_t*>(plain[1]), count,
-      plain[2], plain[3], scales, bias_sum, any_bias);
+HWY_INLINE void ConvertGroupsOf(Scalar type, const void* scale_row, const void* bias_row,
+                                size_t count, const GroupContext& context, float* scales,
+                                VF& bias_sum, VF& any_bias) {
+#define ZMLX_CONVERT(t)                                                                           \
+  ConvertGroups<kFormat, Scalar::t, kTimesUnitScale>(scale_row, bias_row, count, context, scales, \
+                                                     bias_sum, any_bias)
+  if constexpr (is_affine(kFormat)) {
+    if (type == Scalar::bf16) {
+      ZMLX_CONVERT(bf16);
+    } else if (type == Scalar::f16) {
+      ZMLX_CONVERT(f16);
+    } else {
+      ZMLX_CONVERT(f32);
+    }
+  } else {
+    if (type == Scalar::e8m0) {
+      ZMLX_CONVERT(e8m0);
+    } else {
+      ZMLX_CONVERT(e4m3);
+    }
+  }
+#undef ZMLX_CONVERT
+}
+
+/// Groups [g, g + count) of row n. A vector read past the row's last group falls into the next row;
+/// the table's last row is read from a padded copy.
+template <Format kFormat, bool kTimesUnitScale>
+HWY_INLINE void ConvertRow(const Experts& experts, size_t expert, size_t n, size_t g, size_t count,
+                           const GroupContext& context, float* scales, VF& bias_sum, VF& any_bias) {
+  const auto at = [&](const Table& table) {
+    return static_cast<const uint8_t*>(table.row(expert, n)) + g * size_of(table.type);
+  };
+  const auto has_next = [&](const Table& table) {
+    return n + 1 < experts.N && table.row_stride >= static_cast<int64_t>(experts.groups());
+  };
+  const auto& biases = is_affine(kFormat) ? experts.biases : experts.scales;
+  const bool in_place = count % kLanes == 0 || (experts.groups() >= kLanes &&
+                                                has_next(experts.scales) && has_next(biases));
+  if (in_place) {
+    ConvertGroupsOf<kFormat, kTimesUnitScale>(experts.scales.type, at(experts.scales), at(biases),
+                                              count, context, scales, bias_sum, any_bias);
+    return;
+  }
+  HWY_ALIGN uint8_t copy[2][sizeof(GroupBuffer)] = {};
+  memcpy(copy[0], at(experts.scales), count * size_of(experts.scales.type));
+  memcpy(copy[1], at(biases), count * size_of(biases.type));
+  ConvertGroupsOf<kFormat, kTimesUnitScale>(experts.scales.type, copy[0], copy[1], count, context,
+                                            scales, bias_sum, any_bias);
 }
 
 /// kRows rows of weights times one row of activations.
@@ -420,25 +462,13 @@ HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n
   }
   for (size_t g = 0, u0 = 0; g < groups; g += kChunkGroups, u0 += chunk) {
     const size_t count = HWY_MIN(kChunkGroups, groups - g);
+    const GroupContext context{group_sums + g, unit_scales + u0};
     VF bias_sum[kRows];
     auto any_bias = hn::Zero(DF());
     for (int r = 0; r < kRows; ++r) {
       bias_sum[r] = hn::Zero(DF());
-      const auto at = [&](const Table& table) {
-        const auto* first = static_cast<const uint8_t*>(table.row(expert, n + r));
-        return first + g * size_of(table.type);
-      };
-      constexpr bool kTimes = kSpread == Spread::same;
-      const uint8_t* scale_row = at(experts.scales);
-      const uint8_t* bias_row = is_affine(kFormat) ? at(experts.biases) : nullptr;
-      if (experts.scales.type == Scalar::bf16 && count % kLanes == 0) {
-        ConvertGroups<kFormat, Scalar::bf16, kTimes>(scale_row, bias_row, count, group_sums + g,
-                                                     unit_scales + u0, sums.scales[r], bias_sum[r],
-                                                     any_bias);
-      } else {
-        ConvertAnyGroups<kFormat, kTimes>(experts, scale_row, bias_row, count, group_sums + g,
-                                          unit_scales + u0, sums.scales[r], bias_sum[r], any_bias);
-      }
+      ConvertRow<kFormat, kSpread == Spread::same>(experts, expert, n + r, g, count, context,
+                                                   sums.scales[r], bias_sum[r], any_bias);
     }
     // Rows of nothing but zeros have no biases: centring would add and subtract what cancels.
     const bool centred =
