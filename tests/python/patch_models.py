@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.switch_layers import SwiGLU, SwitchGLU
 
 VOCABULARY = 96
 
@@ -205,3 +206,16 @@ def logits_of(model, batch=1, prompt=9, steps=2):
     logits = mx.concatenate(chunks, axis=1)
     mx.eval(logits)
     return logits
+
+
+def experts_module(activation=None, quantize=True, **quantization):
+    """A `SwitchGLU` of four experts, 64 wide."""
+    module = SwitchGLU(64, 64, 4, activation=SwiGLU() if activation is None else activation)
+    if quantize:
+        nn.quantize(module, **({"group_size": 32, "bits": 4} | quantization))
+    return module
+
+
+def close(a, b, tolerance=1e-5):
+    """Whether two float32 results agree, relative to the largest value."""
+    return (mx.abs(a - b).max() / mx.abs(a).max()).item() < tolerance

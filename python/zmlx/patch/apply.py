@@ -1,5 +1,9 @@
 """`patch` and `unpatch`."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 import mlx.nn as nn
 
 from zmlx.patch import dense, dense_swiglu, norm
@@ -14,7 +18,12 @@ except ImportError as error:  # no mlx-lm, or one without what the patterns are 
     _MOE_MISSING = f"mlx-lm's SwitchGLU cannot be imported: {error}"
 
 
-def patch(model, patterns=None, exclude=(), verbose=False):
+def patch(
+    model: nn.Module,
+    patterns: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    verbose: bool = False,
+) -> nn.Module:
     """Makes a model use the fused primitives, in place. Results keep their meaning; weights,
     parameters and module tree stay as they are.
 
@@ -23,13 +32,13 @@ def patch(model, patterns=None, exclude=(), verbose=False):
     `patch` is called again.
 
     Args:
-        model (mlx.nn.Module): an mlx-lm model, or any part of one.
-        patterns (str or iterable of str, optional): names from `PATTERNS`; all by default.
-        exclude (str or iterable of str): names to leave out.
-        verbose (bool): print the report.
+        model: an mlx-lm model, or any part of one.
+        patterns: names from `PATTERNS`; all by default.
+        exclude: names to leave out.
+        verbose: print the report.
 
     Returns:
-        mlx.nn.Module: `model` itself.
+        `model` itself.
 
     Raises:
         TypeError: `model` is not an `mlx.nn.Module`.
@@ -52,14 +61,14 @@ def patch(model, patterns=None, exclude=(), verbose=False):
     return model
 
 
-def unpatch(model):
+def unpatch(model: nn.Module) -> nn.Module:
     """Undoes `patch`: every module has its own class again, and nothing is left behind.
 
     Args:
-        model (mlx.nn.Module): a model, patched or not.
+        model: a model, patched or not.
 
     Returns:
-        mlx.nn.Module: `model` itself.
+        `model` itself.
 
     Raises:
         TypeError: `model` is not an `mlx.nn.Module`.

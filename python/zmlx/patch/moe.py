@@ -192,29 +192,37 @@ def obstacles(module):
 def _switch_glu_is_known():
     """Whether mlx-lm's classes compute what is fused here, tried on a tiny instance."""
     try:
-        module = _bare(SwitchGLU, activation=lambda up, gate: up + 2 * gate)
-        dense = {}
-        for n, name in enumerate(("gate_proj", "up_proj", "down_proj")):
-            w = mx.sin(mx.arange(2 * 32 * 32) + n).reshape(2, 32, 32)
-            w, scales, biases = mx.quantize(w, 32, 8)
-            bias = mx.cos(mx.arange(2 * 32) + n).reshape(2, 32)
-            options = {"group_size": 32, "bits": 8, "mode": "affine", "global_scale": None}
-            weights = {"weight": w, "scales": scales, "biases": biases, "bias": bias}
-            module[name] = _bare(QuantizedSwitchLinear, **options, **weights)
-            dense[name] = mx.dequantize(w, scales, biases, group_size=32, bits=8), bias
-        x = mx.sin(3 * mx.arange(3 * 32)).reshape(1, 3, 32)
-        indices = mx.array([[[0, 1], [1, 1], [1, 0]]])
-
-        def product(name, x):
-            w, bias = dense[name]
-            return mx.squeeze(w[indices] @ mx.expand_dims(x, -1), -1) + bias[indices]
-
-        rows = mx.expand_dims(x, -2)
-        want = product("down_proj", product("up_proj", rows) + 2 * product("gate_proj", rows))
-        got = module(x, indices)
-        return got.shape == want.shape and mx.allclose(got, want, rtol=1e-3, atol=1e-3).item()
+        with mx.stream(mx.cpu):
+            got, want = _tiny_switch_glu()
+            if got.shape != want.shape:
+                return False
+            return (mx.abs(got - want).max() < 0.01 * mx.abs(want).max()).item()
     except Exception:  # whatever changed, it is not what is fused here
         return False
+
+
+def _tiny_switch_glu():
+    """What a small `SwitchGLU` with biases computes, and what this module takes it to compute."""
+    module = _bare(SwitchGLU, activation=lambda up, gate: up + 2 * gate)
+    dense = {}
+    for n, name in enumerate(("gate_proj", "up_proj", "down_proj")):
+        w = mx.sin(mx.arange(2 * 32 * 32) + n).reshape(2, 32, 32)
+        w, scales, biases = mx.quantize(w, 32, 8)
+        bias = mx.cos(mx.arange(2 * 32) + n).reshape(2, 32)
+        options = {"group_size": 32, "bits": 8, "mode": "affine", "global_scale": None}
+        weights = {"weight": w, "scales": scales, "biases": biases, "bias": bias}
+        module[name] = _bare(QuantizedSwitchLinear, **options, **weights)
+        dense[name] = mx.dequantize(w, scales, biases, group_size=32, bits=8), bias
+    x = mx.sin(3 * mx.arange(3 * 32)).reshape(1, 3, 32)
+    indices = mx.array([[[0, 1], [1, 1], [1, 0]]])
+
+    def product(name, x):
+        w, bias = dense[name]
+        return mx.squeeze(w[indices] @ mx.expand_dims(x, -1), -1) + bias[indices]
+
+    rows = mx.expand_dims(x, -2)
+    want = product("down_proj", product("up_proj", rows) + 2 * product("gate_proj", rows))
+    return module(x, indices), want
 
 
 def _bare(cls, **attributes):

@@ -1,5 +1,9 @@
 """The patterns that `patch` knows, by name."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 PATTERNS = {
     "moe_experts": "gate and up projections and activation of SwitchGLU experts in one product",
     "moe_combine": "down projection of the experts and their weighted sum, with no (M, K, D) array",
@@ -10,12 +14,14 @@ PATTERNS = {
 }
 
 
-def select(patterns=None, exclude=()):
+def select(
+    patterns: str | Iterable[str] | None = None, exclude: str | Iterable[str] = ()
+) -> tuple[str, ...]:
     """Names of the patterns to apply, in the order of `PATTERNS`.
 
     Args:
-        patterns (str or iterable of str, optional): names to apply; all by default.
-        exclude (str or iterable of str): names to leave out.
+        patterns: names to apply; all by default.
+        exclude: names to leave out.
 
     Raises:
         ValueError: a name is not in `PATTERNS`.

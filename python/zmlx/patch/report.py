@@ -1,7 +1,11 @@
 """What `patch` replaced in a model, what it left alone and why, and what was seen since."""
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+
+import mlx.nn as nn
 
 from zmlx.patch.patterns import PATTERNS
 from zmlx.patch.session import Skipped, session_of, site_of
@@ -44,21 +48,22 @@ class Report:
     """What `patch` did to a model. Prints as a table; `as_dict()` is for JSON."""
 
     model_class: str
-    patterns: tuple
-    replaced: list = field(default_factory=list)
-    skipped: list = field(default_factory=list)
-    timings: list = field(default_factory=list)
+    patterns: tuple[str, ...]
+    replaced: list[Replaced] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
 
-    def count(self, pattern):
+    def count(self, pattern: str) -> int:
         """How many modules a pattern replaced."""
         return sum(r.pattern == pattern for r in self.replaced)
 
-    def fused(self, pattern):
+    def fused(self, pattern: str) -> int:
         """How often a pattern's later operation was fused so far ("moe_combine" and
         "add_rms_norm")."""
         return sum(r.fused for r in self.replaced if r.pattern == pattern)
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
+        """Everything in plain types, for JSON."""
         return asdict(self)
 
     def __str__(self):
@@ -104,14 +109,14 @@ def _table(header, rows):
     ]
 
 
-def report(model):
+def report(model: nn.Module) -> Report:
     """What `patch` did to a model, as it stands now.
 
     Args:
-        model (mlx.nn.Module): the model that `patch` or `smart_patch` was given.
+        model: the model that `patch` or `smart_patch` was given.
 
     Returns:
-        Report: for a model that is not patched, one with no patterns.
+        what was replaced and what was not; with no patterns if the model is not patched.
     """
     session = session_of(model)
     site = site_of(model)

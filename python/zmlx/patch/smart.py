@@ -1,9 +1,14 @@
 """`smart_patch`: patterns chosen by timing them on a sample."""
 
+from __future__ import annotations
+
 import statistics
 import time
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from zmlx.patch.apply import check_module, patch
 from zmlx.patch.patterns import PATTERNS, select
@@ -25,16 +30,16 @@ _NOISE = 0.01
 
 
 def smart_patch(
-    model,
-    sample,
-    tokenizer=None,
-    patterns=None,
-    exclude=(),
+    model: nn.Module,
+    sample: mx.array | Sequence[int] | str,
+    tokenizer: Any = None,
+    patterns: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
     *,
-    decode_steps=8,
-    repeats=5,
-    verbose=False,
-):
+    decode_steps: int = 8,
+    repeats: int = 5,
+    verbose: bool = False,
+) -> nn.Module:
     """Patches a model with those patterns that make it faster on a sample.
 
     Each pattern is timed against the model without it, in turns, on the prompt and on tokens
@@ -44,16 +49,16 @@ def smart_patch(
     figures.
 
     Args:
-        model (mlx.nn.Module): an mlx-lm model.
-        sample (array, sequence of int, or str): a prompt: token ids or, with `tokenizer`, text.
+        model: an mlx-lm model.
+        sample: a prompt: token ids or, with `tokenizer`, text.
         tokenizer: has `encode`, which turns text into token ids; needed for text only.
         patterns, exclude: the candidates, as in `patch`.
-        decode_steps (int): tokens decoded in a run.
-        repeats (int): runs of each variant.
-        verbose (bool): print the report.
+        decode_steps: tokens decoded in a run.
+        repeats: runs of each variant.
+        verbose: print the report.
 
     Returns:
-        mlx.nn.Module: `model` itself.
+        `model` itself.
 
     Raises:
         TypeError: `model` is not an `mlx.nn.Module`, or the sample is text and has no tokenizer.
