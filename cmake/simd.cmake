@@ -8,4 +8,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64" AND NOT APPLE)
   # Highway's NEON target includes AES.
   target_compile_options(zmlx PRIVATE -march=armv8-a+crypto)
 endif()
-target_compile_definitions(zmlx PRIVATE HWY_DISABLED_TARGETS=HWY_SSSE3)
+if(ZMLX_SANITIZE)
+  # Instrumented, each target takes minutes to compile; one source serves all of them.
+  target_compile_definitions(zmlx PRIVATE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_AVX3)")
+else()
+  target_compile_definitions(zmlx PRIVATE HWY_DISABLED_TARGETS=HWY_SSSE3)
+endif()
