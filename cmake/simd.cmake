@@ -11,6 +11,9 @@ endif()
 if(ZMLX_SANITIZE)
   # Instrumented, each target takes minutes to compile; one source serves all of them.
   target_compile_definitions(zmlx PRIVATE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_AVX3)")
+  # So do the checks that sit on every vector access, which the address sanitizer looks at as well.
+  set_source_files_properties(src/cpu/block_product.cpp PROPERTIES COMPILE_OPTIONS
+    "-fno-sanitize=null;-fno-sanitize=alignment;-fno-sanitize=object-size;-fno-sanitize=pointer-overflow")
 else()
   target_compile_definitions(zmlx PRIVATE HWY_DISABLED_TARGETS=HWY_SSSE3)
 endif()
