@@ -224,23 +224,22 @@ def test_dense_swiglu_steps_aside():
     assert report(gemma).replaced == [] and report(gemma).skipped == []
 
 
-def test_dense_swiglu_knows_the_activation_by_identity():
-    class MLP(nn.Module):
-        def __call__(self, x):
-            return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
-
-    known = type(unpatch(_mlp())).__call__
-    assert MLP.__call__.__code__.co_code == known.__code__.co_code
-    mlp, x = _mlp(), mx.random.normal((2, 64))
-    mlp.__class__ = MLP
-    want = mlp(x)
-    assert close(want, patch(mlp)(x))
-    assert report(mlp).count("dense_swiglu") == 0
+class OwnMLP(nn.Module):
+    def __call__(self, x):
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 def swiglu(gate, x):
     """Another function of the name."""
     return gate + x
+
+
+def test_dense_swiglu_knows_the_activation_by_identity():
+    mlp, x = _mlp(), mx.random.normal((2, 64))
+    mlp.__class__ = OwnMLP
+    want = mlp(x)
+    assert close(want, patch(mlp)(x))
+    assert report(mlp).count("dense_swiglu") == 0
 
 
 def test_dense_swiglu_with_projections_and_weights_replaced():

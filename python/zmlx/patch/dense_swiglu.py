@@ -125,4 +125,4 @@ def _is_known(cls):
 
 
 def _signature(code):
-    return code.co_code, code.co_names, code.co_argcount, code.co_kwonlyargcount, code.co_flags
+    return code.co_code, code.co_names, code.co_argcount, code.co_kwonlyargcount
