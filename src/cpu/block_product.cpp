@@ -4,29 +4,42 @@
 #define HWY_TARGET_INCLUDE "cpu/block_product.cpp"
 #include "hwy/foreach_target.h"
 // Must come after foreach_target.h.
-#include "cpu/few_rows-inl.h"
-#include "cpu/fixed_point-inl.h"
-#include "cpu/many_rows-inl.h"
-#include "cpu/prepare_rows-inl.h"
+#include "cpu/scalar-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace zmlx::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
-template <Format kFormat>
-HWY_INLINE void Product(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
-                        size_t n1, float* y, size_t y_stride) {
-#if HWY_ARCH_X86
-  if constexpr (IsFixedPointFormat<kFormat>()) {
-    if (x.kernel == RowKernel::fixed_point) {
-      return FixedPoint<kFormat>(experts, expert, x, n0, n1, y, y_stride);
-    }
+template <Scalar kType>
+HWY_INLINE Magnitudes RowMagnitudes(const void* x, size_t K) {
+  const DF df;
+  const auto zero = hn::Zero(df), inf = hn::Inf(df);
+  auto largest = zero, smallest = inf;
+  // Max may drop a NaN, so what is not below infinity is made infinite first.
+  const auto absorb = [&](VF v) HWY_ATTR {
+    v = hn::Abs(v);
+    largest = hn::Max(largest, hn::IfThenElse(hn::Lt(v, inf), v, inf));
+    smallest = hn::Min(smallest, hn::IfThenElse(hn::Gt(v, zero), v, inf));
+  };
+  size_t i = 0;
+  for (; i + kLanes <= K; i += kLanes) absorb(LoadFloats<kType>(x, i));
+  if (i < K) {
+    HWY_ALIGN float tail[kLanes];
+    FloatsFrom<kType>(static_cast<const uint8_t*>(x) + i * size_of(kType), K - i, tail);
+    absorb(hn::Load(df, tail));
   }
-#endif
-  if (x.kernel == RowKernel::many) {
-    ManyRows<kFormat>(experts, expert, x, n0, n1, y, y_stride);
-  } else {
-    FewRows<kFormat>(experts, expert, x, n0, n1, y, y_stride);
+  return {hn::GetLane(hn::MinOfLanes(df, smallest)), hn::GetLane(hn::MaxOfLanes(df, largest))};
+}
+
+Magnitudes MagnitudesOf(const void* x, Scalar type, size_t K) {
+  switch (type) {
+    case Scalar::f32:
+      return RowMagnitudes<Scalar::f32>(x, K);
+    case Scalar::f16:
+      return RowMagnitudes<Scalar::f16>(x, K);
+    default:
+      return RowMagnitudes<Scalar::bf16>(x, K);
   }
 }
 
@@ -44,64 +57,56 @@ void AddBias(const Table& bias, size_t expert, size_t rows, size_t n0, size_t n1
   }
 }
 
-void BlockProduct(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
-                  size_t n1, float* y, size_t y_stride) {
-  switch (experts.format) {
-#define ZMLX_CASE(f)                                             \
-  case Format::f:                                                \
-    Product<Format::f>(experts, expert, x, n0, n1, y, y_stride); \
-    break
-    ZMLX_CASE(affine1);
-    ZMLX_CASE(affine2);
-    ZMLX_CASE(affine3);
-    ZMLX_CASE(affine4);
-    ZMLX_CASE(affine5);
-    ZMLX_CASE(affine6);
-    ZMLX_CASE(affine8);
-    ZMLX_CASE(fp4);
-    ZMLX_CASE(fp8);
-#undef ZMLX_CASE
-  }
-  if (experts.bias.data) AddBias(experts.bias, expert, x.rows, n0, n1, y, y_stride);
-}
-
 }  // namespace zmlx::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+
+#include <cmath>
+
+#include "cpu/format_kernels.h"
+
 namespace zmlx::cpu {
 
-HWY_EXPORT(MaxMagnitudeOf);
-HWY_EXPORT(PrepareRow);
-HWY_EXPORT(BlockProduct);
+HWY_EXPORT(MagnitudesOf);
+HWY_EXPORT(AddBias);
 
 namespace {
 
-/// A row is padded to whole units of the longest vectors (16 lanes) that any target has, so that
-/// the layout's size does not depend on the target.
+/// Weights in a unit of the longest vectors, 16 lanes, that any target has: rows are padded to
+/// whole ones, so that the layout's size does not depend on the target.
+size_t longest_unit(Format format) {
+  constexpr size_t kLanes = 16;
+  switch (format) {
+    case Format::affine3:
+      return kLanes * 8;
+    case Format::affine5:
+    case Format::affine6:
+      return kLanes * 4;
+    case Format::fp8:
+      return 32;
+    default:
+      return kLanes * 32 / bits_of(format);
+  }
+}
+
 size_t padded(Format format, size_t K) {
-  const size_t unit = is_affine(format) || format == Format::fp4
-                          ? 16 * (format == Format::affine5 || format == Format::affine6 ||
-                                          format == Format::affine8
-                                      ? 4
-                                  : format == Format::affine3 ? 8
-                                                              : 32 / bits_of(format))
-                          : 32;
+  const size_t unit = longest_unit(format);
   return (K + unit - 1) / unit * unit;
 }
 
 }  // namespace
 
-RowKernel choose_kernel(Format format, size_t K, Scalar x, size_t rows, bool finite) {
-  // Measured on Zen 3: unpacking again for every four rows costs as much as the detour through the
-  // cache at five.
-  constexpr size_t kManyRows = 5;
+RowKernel choose_kernel(Format format, size_t K, Scalar x, size_t rows,
+                        const Magnitudes& magnitudes) {
+  if (rows >= kManyRows) return RowKernel::many;
   // See few_rows-inl.h. The integers of 1 and 2 bits are the furthest from their weights.
   const size_t short_sums = !is_affine(format) ? 0 : bits_of(format) <= 2 ? 4096 : 1024;
-  if (rows >= kManyRows) return RowKernel::many;
-  const bool four_bits = format == Format::affine4 || format == Format::fp4;
-  if (HWY_ARCH_X86 && four_bits && x != Scalar::f32 && finite) return RowKernel::fixed_point;
-  return finite && K >= short_sums ? RowKernel::factored : RowKernel::weightwise;
+  if (!std::isfinite(magnitudes.largest)) return RowKernel::weightwise;
+  if (has_fixed_point(format) && x != Scalar::f32 && magnitudes.smallest >= kSmallestFixedPoint) {
+    return RowKernel::fixed_point;
+  }
+  return K >= short_sums ? RowKernel::factored : RowKernel::weightwise;
 }
 
 size_t prepared_stride(Format format, size_t K) { return padded(format, K); }
@@ -112,24 +117,39 @@ size_t prepared_sums_stride(Format format, size_t K) {
 }
 
 size_t prepared_headers_stride(Format format, size_t K) {
-  // Three words a unit, and the shortest unit has 4 lanes of 8 weights. A vector may be read past
-  // the last.
-  return format == Format::affine4 || format == Format::fp4 ? padded(format, K) / 32 * 3 + 16 : 0;
+  // Three words a unit, and the shortest unit has 4 lanes of 8 weights; and four for each chunk of
+  // 256 groups of at least 16. A vector may be read past the last.
+  return has_fixed_point(format) ? padded(format, K) / 32 * 3 + (K / 4096 + 1) * 4 + 16 : 0;
 }
 
-float max_magnitude(const void* x, Scalar type, size_t K) {
-  return HWY_DYNAMIC_DISPATCH(MaxMagnitudeOf)(x, type, K);
+Magnitudes magnitudes_of(const void* x, Scalar type, size_t K) {
+  return HWY_DYNAMIC_DISPATCH(MagnitudesOf)(x, type, K);
 }
 
 void prepare_row(const void* x, Scalar type, const Experts& experts, const PreparedRows& prepared,
                  size_t row) {
-  HWY_DYNAMIC_DISPATCH(PrepareRow)(x, type, experts.format, experts.group_size, experts.K, prepared,
-                                   row);
+  switch (experts.format) {
+#define ZMLX_CASE(f) \
+  case Format::f:    \
+    return prepare_row_##f(x, type, experts, prepared, row);
+    ZMLX_FOR_EACH_FORMAT(ZMLX_CASE)
+#undef ZMLX_CASE
+  }
 }
 
 void block_product(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
                    size_t n1, float* y, size_t y_stride) {
-  HWY_DYNAMIC_DISPATCH(BlockProduct)(experts, expert, x, n0, n1, y, y_stride);
+  switch (experts.format) {
+#define ZMLX_CASE(f)                                       \
+  case Format::f:                                          \
+    multiply_##f(experts, expert, x, n0, n1, y, y_stride); \
+    break;
+    ZMLX_FOR_EACH_FORMAT(ZMLX_CASE)
+#undef ZMLX_CASE
+  }
+  if (experts.bias.data) {
+    HWY_DYNAMIC_DISPATCH(AddBias)(experts.bias, expert, x.rows, n0, n1, y, y_stride);
+  }
 }
 
 }  // namespace zmlx::cpu

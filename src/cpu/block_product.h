@@ -24,16 +24,40 @@ enum class RowKernel : uint8_t {
   many,
 };
 
+/// Formats that have the fixed-point kernel: those of 4 bits, on x86, where it has an instruction.
+constexpr bool has_fixed_point(Format format) {
+#if defined(__x86_64__) || defined(_M_X64)
+  return bits_of(format) == 4;
+#else
+  return bits_of(format) == 0;
+#endif
+}
+
+/// What the choice of a kernel needs to know of activations: the least of their magnitudes but 0
+/// (infinity if there is none), and the largest (infinity if any value is not finite).
+struct Magnitudes {
+  float smallest, largest;
+};
+Magnitudes magnitudes_of(const void* x, Scalar type, size_t K);
+
+/// Smaller activations need a power of two that float32 lacks.
+constexpr float kSmallestFixedPoint = 0x1p-97f;
+
+/// Rows from which RowKernel::many is chosen. Measured on Zen 3: unpacking again for every four
+/// rows costs as much as the detour through the cache at five.
+constexpr size_t kManyRows = 5;
+
 /// The kernel for `rows` rows of activations of type `x` that use one expert.
-/// @param finite  whether all their values are.
-RowKernel choose_kernel(Format format, size_t K, Scalar x, size_t rows, bool finite);
+/// @param magnitudes  of all rows together; not looked at from kManyRows rows on.
+RowKernel choose_kernel(Format format, size_t K, Scalar x, size_t rows,
+                        const Magnitudes& magnitudes);
 
 /// Activations in the order in which a format's unpacked weights come, as float32.
 struct PreparedRows {
   float* values = nullptr;   ///< `rows` times `stride`
   float* sums = nullptr;     ///< per row, sums of the values that share a lane: for biases
   float* factors = nullptr;  ///< per row, the power of two that was divided out
-  float* headers = nullptr;  ///< per row, two words for each unit, for the fixed-point kernel
+  float* headers = nullptr;  ///< per row, how the fixed-point kernel is to take each unit
   size_t rows = 0;
   size_t stride = 0, sums_stride = 0, headers_stride = 0;
   RowKernel kernel = RowKernel::many;
@@ -43,9 +67,6 @@ struct PreparedRows {
 size_t prepared_stride(Format format, size_t K);
 size_t prepared_sums_stride(Format format, size_t K);
 size_t prepared_headers_stride(Format format, size_t K);
-
-/// The largest magnitude of a row; infinity if it holds any value that is not finite.
-float max_magnitude(const void* x, Scalar type, size_t K);
 
 /// Fills row `row` of `prepared` from K contiguous values, for a product with `experts`.
 void prepare_row(const void* x, Scalar type, const Experts& experts, const PreparedRows& prepared,

@@ -1,7 +1,7 @@
 #include "cpu/expert_groups.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "cpu/parallel.h"
 
@@ -69,6 +69,17 @@ void GroupProduct::for_each_unit(size_t block, const Unit& unit) const { run(blo
 
 void GroupProduct::for_each_block(size_t block, const Unit& unit) const { run(block, true, unit); }
 
+Magnitudes GroupProduct::magnitudes_of_group(const ExpertGroup& group) const {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Magnitudes all{kInfinity, 0.0f};
+  for (size_t i = 0; i < group.count && group.count < kManyRows; ++i) {
+    const auto pair = grouping.order[group.begin + i];
+    const auto row = magnitudes_of(x.row(pair, experts.K), x.type, experts.K);
+    all = {std::min(all.smallest, row.smallest), std::max(all.largest, row.largest)};
+  }
+  return all;
+}
+
 void GroupProduct::run(size_t block, bool groups_in_order, const Unit& unit) const {
   const size_t K = experts.K;
   const size_t stride = prepared_stride(experts.format, K);
@@ -99,13 +110,9 @@ void GroupProduct::run(size_t block, bool groups_in_order, const Unit& unit) con
       rows.stride = stride;
       rows.sums_stride = sums_stride;
       rows.headers_stride = headers_stride;
-      bool finite = true;
-      for (size_t i = 0; i < group.count; ++i) {
-        group_of_row[row + i] = static_cast<uint32_t>(g);
-        const auto* row_x = x.row(grouping.order[group.begin + i], K);
-        finite = finite && std::isfinite(max_magnitude(row_x, x.type, K));
-      }
-      rows.kernel = choose_kernel(experts.format, K, x.type, group.count, finite);
+      std::fill_n(group_of_row.begin() + row, group.count, static_cast<uint32_t>(g));
+      rows.kernel =
+          choose_kernel(experts.format, K, x.type, group.count, magnitudes_of_group(group));
     }
     const auto prepare = [&](size_t row) {
       const size_t g = group_of_row[row];
@@ -119,7 +126,7 @@ void GroupProduct::run(size_t block, bool groups_in_order, const Unit& unit) con
     };
     const auto work = [&] {
       const auto rows = static_cast<int64_t>(group_of_row.size());
-#pragma omp for schedule(dynamic, 8)
+#pragma omp for schedule(dynamic, 1)
       for (int64_t row = 0; row < rows; ++row) prepare(static_cast<size_t>(row));
       if (groups_in_order) {
 #pragma omp for schedule(dynamic, 1)

@@ -67,6 +67,7 @@ struct GroupProduct {
   void for_each_block(size_t block, const Unit& unit) const;
 
  private:
+  Magnitudes magnitudes_of_group(const ExpertGroup& group) const;
   void run(size_t block, bool groups_in_order, const Unit& unit) const;
 };
 

@@ -104,8 +104,14 @@ HWY_INLINE void LoadGroups(const Table& table, size_t expert, size_t n, size_t g
   FloatsFrom(row + g * size_of(table.type), table.type, count, to);
 }
 
-/// How far ahead weights are fetched: the hardware's prefetcher stops at each 4 KiB page.
-constexpr size_t kPrefetchBytes = 4096;
+/// How far ahead of a row its weights are fetched, when `rows` rows are multiplied at a time: some
+/// tiles on, and at least the 4 KiB that take a microsecond. The hardware's prefetcher stops at
+/// each page.
+HWY_INLINE size_t BytesAhead(const Experts& experts, size_t rows) {
+  const auto stride = static_cast<size_t>(HWY_MAX(experts.w_row_stride, int64_t{1}));
+  const size_t tile = rows * stride;
+  return HWY_MAX(size_t{1}, 4096 / tile) * tile;
+}
 
 /// Room for the units at a row's end that cannot be read in place.
 template <Format kFormat>
@@ -171,6 +177,7 @@ class FewRowsTile {
     const size_t groups = experts_.groups();
     const size_t units = Units<kFormat>(experts_.K);
     const size_t safe = SafeUnits<kFormat>(experts_.row_bytes());
+    const size_t ahead = BytesAhead(experts_, kRows);
     HWY_ALIGN uint8_t tails[kRows][kTailBytes<kFormat>];
     const uint8_t* tail[kRows];
     for (int r = 0; r < kRows; ++r) {
@@ -193,7 +200,7 @@ class FewRowsTile {
           typename U::Raw raw[kRows];
           for (int r = 0; r < kRows; ++r) {
             const uint8_t* p = from[r] + u * U::kBytes;
-            hwy::Prefetch(p + kPrefetchBytes);
+            hwy::Prefetch(p + ahead);
             raw[r] = U::Load(p);
           }
           Step(raw, u, u - u0);

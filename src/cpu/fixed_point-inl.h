@@ -21,199 +21,15 @@
 #define ZMLX_CPU_FIXED_POINT_INL_H_
 #endif
 
-#include <algorithm>
-#include <cmath>
-#include <vector>
-
 #include "cpu/block_product.h"
 #include "cpu/few_rows-inl.h"
+#include "cpu/fixed_point_rows-inl.h"
 #include "cpu/unpack-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace zmlx::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-/// vpmaddubsw is x86's, and Highway has had a name for it only since 1.0.4.
-#if HWY_ARCH_X86
-constexpr bool kHasFixedPoint = true;
-#else
-constexpr bool kHasFixedPoint = false;
-#endif
-
-template <Format kFormat>
-constexpr bool IsFixedPointFormat() {
-  return kHasFixedPoint && (kFormat == Format::affine4 || kFormat == Format::fp4);
-}
-
-/// How the activations of one unit are held.
-enum class UnitKind : uint32_t { floats, two_planes, three_planes };
-
-/// One entry of a prepared row's `headers`. They are sorted by kind, so that the kernel's choice is
-/// the same for long runs and well predicted.
-struct UnitHeader {
-  uint32_t unit_and_kind;  ///< unit * 4 + kind
-  float scale;             ///< 2^e
-
-  HWY_INLINE UnitHeader(size_t unit, UnitKind kind, float scale_)
-      : unit_and_kind(static_cast<uint32_t>(unit * 4) + static_cast<uint32_t>(kind)),
-        scale(scale_) {}
-  HWY_INLINE explicit UnitHeader(const float* p) { memcpy(this, p, sizeof(*this)); }
-  size_t unit() const { return unit_and_kind / 4; }
-  UnitKind kind() const { return static_cast<UnitKind>(unit_and_kind % 4); }
-};
-static_assert(sizeof(UnitHeader) == 2 * sizeof(float));
-
-/// What the unsigned bytes that stand for weights have in excess: 4-bit integers are centred, fp4
-/// codes are twice the value, plus 12.
-template <Format kFormat>
-constexpr int32_t kExcess = kFormat == Format::fp4 ? 12 : 8;
-
-/// Words of a prepared row's `sums`: for each unit the excess times each lane's sum of activations,
-/// as an integer in units of the unit's scale (in a unit of floats, as a float); then, for biases,
-/// the sum of activations of each group.
-template <Format kFormat>
-constexpr size_t GroupSumsAt(size_t units) {
-  return units * kLanes;
-}
-
-/// A plane is two vectors of bytes: the even weights' columns of each word, then the odd ones'.
-constexpr size_t kPlaneBytes = 2 * kLanes * 4;
-
-/// A unit's activations as integers times a power of two.
-template <Format kFormat>
-struct UnitIntegers {
-  HWY_ALIGN int32_t values[UnitColumns<kFormat>()];
-  int exponent;     ///< values = x * 2^exponent, rounded
-  bool fits;        ///< nothing is lost that float32 would keep
-  bool short_ones;  ///< all are multiples of 256
-
-  /// Larger powers of two are no floats, or their inverses are not.
-  static constexpr int kLargestExponent = 120;
-
-  HWY_INLINE explicit UnitIntegers(const float* x) {
-    const DF df;
-    const DI di;
-    constexpr size_t kColumns = UnitColumns<kFormat>();
-    auto max = hn::Zero(df);
-    for (size_t i = 0; i < kColumns; i += kLanes) {
-      max = hn::Max(max, hn::Abs(hn::LoadU(df, x + i)));
-    }
-    const float largest = hn::GetLane(hn::MaxOfLanes(df, max));
-    // The largest integer of three signed digits of a byte each. That of two, 127 * 256 + 127, has
-    // the same leading bits, so one bound serves both.
-    constexpr float kLargest = 127 * 65536 + 127 * 256 + 127;
-    exponent = HWY_MIN(kLargestExponent, 22 - (largest > 0 ? std::ilogb(largest) : 0));
-    if (largest * std::ldexp(1.0f, exponent) > kLargest) --exponent;
-
-    const auto power = hn::Set(df, std::ldexp(1.0f, exponent));
-    auto lost = hn::Zero(df);
-    auto bits = hn::Zero(di);
-    for (size_t i = 0; i < kColumns; i += kLanes) {
-      const auto scaled = hn::Mul(hn::LoadU(df, x + i), power);
-      const auto integer = hn::NearestInt(scaled);
-      lost = hn::Max(lost, hn::Abs(hn::Sub(scaled, hn::ConvertTo(df, integer))));
-      bits = hn::Or(bits, integer);
-      hn::Store(integer, di, values + i);
-    }
-    // What is lost is at most 2^-24 of the unit's largest activation: what adding the two in
-    // float32 would lose. Only where the power was held back is it more.
-    fits = exponent < kLargestExponent || hn::GetLane(hn::MaxOfLanes(df, lost)) == 0.0f;
-    HWY_ALIGN int32_t any[kLanes];
-    hn::Store(bits, di, any);
-    int32_t all_bits = 0;
-    for (int32_t lane : any) all_bits |= lane;
-    short_ones = (all_bits & 255) == 0;
-  }
-};
-
-/// Prepares one unit of columns x[0, UnitColumns) in `slot`.
-/// @param excess  kLanes words: see GroupSumsAt.
-template <Format kFormat>
-HWY_INLINE UnitHeader PrepareUnit(size_t u, const float* x, float* slot, float* excess) {
-  using U = Unpack<kFormat>;
-  static_assert(U::kPositions == 8 && U::Column(1, 0) == 1 && U::Column(0, 1) == 8);
-  UnitIntegers<kFormat> unit(x);
-  if (!unit.fits) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      double sum = 0;
-      for (size_t i = 0; i < 8; ++i) sum += x[8 * lane + i];
-      excess[lane] = is_affine(kFormat) ? static_cast<float>(kExcess<kFormat> * sum) : 0.0f;
-    }
-    for (size_t i = 0; i < 8; ++i) {
-      const float scale = std::ldexp(U::kUniform, -U::Shift(i));
-      for (size_t lane = 0; lane < kLanes; ++lane)
-        slot[i * kLanes + lane] = x[8 * lane + i] * scale;
-    }
-    return {u, UnitKind::floats, 1.0f};
-  }
-
-  const int exponent = unit.exponent - (unit.short_ones ? 8 : 0);
-  const float power = std::ldexp(1.0f, -exponent);
-  const size_t planes = unit.short_ones ? 2 : 3;
-  auto* words = reinterpret_cast<uint32_t*>(slot);
-  for (size_t lane = 0; lane < kLanes; ++lane) {
-    int32_t rest[8];
-    int32_t lane_sum = 0;
-    for (size_t i = 0; i < 8; ++i) {
-      rest[i] = unit.values[8 * lane + i] >> (unit.short_ones ? 8 : 0);
-      lane_sum += rest[i];
-    }
-    const int32_t lane_excess = kExcess<kFormat> * lane_sum;
-    memcpy(excess + lane, &lane_excess, sizeof(lane_excess));
-    // Byte i / 2 of the lane's word, in the vector of even or of odd weights.
-    for (size_t plane = 0; plane < planes; ++plane) {
-      uint32_t word[2] = {0, 0};
-      for (size_t i = 0; i < 8; ++i) {
-        const auto digit = static_cast<int8_t>(rest[i] & 255);
-        word[i % 2] |= static_cast<uint32_t>(static_cast<uint8_t>(digit)) << (8 * (i / 2));
-        rest[i] = (rest[i] - digit) >> 8;
-      }
-      words[plane * 2 * kLanes + lane] = word[0];
-      words[plane * 2 * kLanes + kLanes + lane] = word[1];
-    }
-  }
-  return {u, unit.short_ones ? UnitKind::two_planes : UnitKind::three_planes,
-          kFormat == Format::fp4 ? 0.5f * power : power};
-}
-
-/// Where a prepared row's `headers` hold each unit's scale once more, in the order of units.
-constexpr size_t UnitScalesAt(size_t units) { return 2 * units; }
-
-/// Units whose scales and biases the kernel converts at a time.
-template <Format kFormat>
-HWY_INLINE size_t UnitsPerChunk(size_t group_size) {
-  return kChunkGroups * group_size / UnitColumns<kFormat>();
-}
-
-template <Format kFormat>
-HWY_INLINE void PrepareFixedPoint(const float* x, size_t K, size_t group_size, float* values,
-                                  float* sums, float* headers) {
-  const size_t units = Units<kFormat>(K);
-  std::vector<UnitHeader> all;
-  all.reserve(units);
-  for (size_t u = 0; u < units; ++u) {
-    all.push_back(PrepareUnit<kFormat>(u, x + u * UnitColumns<kFormat>(),
-                                       values + u * UnitColumns<kFormat>(), sums + u * kLanes));
-  }
-  if (is_affine(kFormat)) {
-    float* group_sums = sums + GroupSumsAt<kFormat>(units);
-    for (size_t g = 0; g * group_size < K; ++g) {
-      double sum = 0;
-      for (size_t i = 0; i < group_size; ++i) sum += x[g * group_size + i];
-      group_sums[g] = static_cast<float>(sum);
-    }
-  }
-  const size_t chunk = UnitsPerChunk<kFormat>(group_size);
-  for (size_t u = 0; u < units; u += chunk) {
-    std::stable_sort(all.begin() + u, all.begin() + HWY_MIN(units, u + chunk),
-                     [](const auto& a, const auto& b) { return a.kind() < b.kind(); });
-  }
-  // In unit order, for where a unit is a group.
-  float* unit_scales = headers + UnitScalesAt(units);
-  for (const auto& header : all) unit_scales[header.unit()] = header.scale;
-  memcpy(headers, all.data(), units * sizeof(UnitHeader));
-}
 
 #if HWY_ARCH_X86
 
@@ -278,48 +94,56 @@ HWY_INLINE VI16 MultiplyPlane(const WeightBytes& w, VU even, VU odd) {
 /// How units lie in groups: several groups a unit, one, or several units a group.
 enum class Spread { groups, same, units };
 
-/// Rows of scales of one tile, and the sums of its products with one row of activations.
+/// Scales of the rows of one tile, and what is common to their products with one row.
 template <Format kFormat, Spread kSpread, int kRows>
-struct TileSums {
+struct TileScales {
   PerLane<kFormat, kSpread != Spread::groups> per_lane;
-  VF acc[kRows];
   VI excess_mask;  ///< zero where weights are not centred
   /// Per group; where a unit is a group, times the unit's scale.
   HWY_ALIGN GroupBuffer scales[kRows];
 
-  explicit HWY_INLINE TileSums(size_t group_size) : per_lane(group_size) {
-    for (auto& sum : acc) sum = hn::Zero(DF());
-  }
+  explicit HWY_INLINE TileScales(size_t group_size) : per_lane(group_size) {}
 
-  HWY_INLINE void Add(int r, size_t chunk_u, float unit_scale, VF products) {
-    auto scale = per_lane(scales[r], chunk_u);
-    if constexpr (kSpread != Spread::same) scale = hn::Mul(scale, hn::Set(DF(), unit_scale));
-    acc[r] = hn::MulAdd(scale, products, acc[r]);
+  HWY_INLINE VF operator()(int r, size_t chunk_u, float unit_scale) const {
+    const auto scale = per_lane(scales[r], chunk_u);
+    return kSpread == Spread::same ? scale : hn::Mul(scale, hn::Set(DF(), unit_scale));
   }
 };
 
-/// One chunk of units of kPlanes planes, headers [begin, end), for kRows rows of weights.
+/// sums[r] += units of kPlanes planes, headers [begin, end), for kRows rows of weights.
+///
+/// Counted in vector instructions, a unit of two planes takes 15 and one of three 22 for each row
+/// of weights. Zen 3 does three of them a cycle, here as in the float kernels, though each of the
+/// instructions can be had two or four times a cycle.
+/// @param u0     the chunk's first unit.
+/// @param ahead  bytes from a row's weights to those that will be needed some microseconds later.
 template <Format kFormat, Spread kSpread, int kPlanes, int kRows>
-HWY_INLINE void MultiplyUnits(const float* headers, size_t begin, size_t end, size_t u0,
-                              const uint8_t* const (&row)[kRows],
-                              const uint8_t* const (&tail)[kRows], size_t safe, const float* values,
-                              const float* excess, TileSums<kFormat, kSpread, kRows>& sums) {
-  using U = Unpack<kFormat>;
-  for (size_t i = begin; i < end; ++i) {
-    const UnitHeader header(headers + 2 * i);
-    const size_t u = header.unit();
+HWY_INLINE void MultiplyUnits(const float* begin, const float* end, size_t u0,
+                              const uint8_t* const (&row)[kRows], size_t ahead, const float* values,
+                              const float* excess,
+                              const TileScales<kFormat, kSpread, kRows>& scales,
+                              VF (&sums)[kRows]) {
+  VF acc[kRows];
+  const uint8_t* from[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    acc[r] = sums[r];
+    from[r] = row[r];
+  }
+  const auto mask = scales.excess_mask;
+  for (const float* h = begin; h != end; h += 2) {
+    UnitHeader header;
+    memcpy(&header, h, sizeof(header));
+    const size_t u = header.unit;
     const auto* planes = reinterpret_cast<const uint8_t*>(values + u * UnitColumns<kFormat>());
     VU even[kPlanes], odd[kPlanes];
     for (int p = 0; p < kPlanes; ++p) {
       even[p] = hn::BitCast(DU(), hn::Load(D8(), planes + p * kPlaneBytes));
       odd[p] = hn::BitCast(DU(), hn::Load(D8(), planes + p * kPlaneBytes + kLanes * 4));
     }
-    const auto unit_excess =
-        hn::And(sums.excess_mask, hn::BitCast(DI(), hn::LoadU(DF(), excess + u * kLanes)));
-    const uint8_t* const* from = u < safe ? row : tail;
+    const auto unit_excess = hn::And(mask, hn::BitCast(DI(), hn::LoadU(DF(), excess + u * kLanes)));
     for (int r = 0; r < kRows; ++r) {
-      const uint8_t* p = from[r] + u * U::kBytes;
-      hwy::Prefetch(p + kPrefetchBytes);
+      const uint8_t* p = from[r] + u * Unpack<kFormat>::kBytes;
+      hwy::Prefetch(p + ahead);
       const auto w = LoadWeightBytes<kFormat>(p);
       const auto x0 = AddNeighbours(MultiplyPlane(w, even[0], odd[0]), 1);
       auto sum = AddNeighbours(MultiplyPlane(w, even[kPlanes - 1], odd[kPlanes - 1]), 256);
@@ -328,30 +152,10 @@ HWY_INLINE void MultiplyUnits(const float* headers, size_t begin, size_t end, si
         sum = hn::ShiftLeft<8>(sum);
       }
       sum = hn::Sub(hn::Add(sum, x0), unit_excess);
-      sums.Add(r, u - u0, header.scale, hn::ConvertTo(DF(), sum));
+      acc[r] = hn::MulAdd(scales(r, u - u0, header.scale), hn::ConvertTo(DF(), sum), acc[r]);
     }
   }
-}
-
-/// The same for units of floats.
-template <Format kFormat, Spread kSpread, int kRows>
-HWY_NOINLINE void MultiplyFloatUnits(const float* headers, size_t begin, size_t end, size_t u0,
-                                     const uint8_t* const (&row)[kRows],
-                                     const uint8_t* const (&tail)[kRows], size_t safe,
-                                     const float* values, const float* excess,
-                                     TileSums<kFormat, kSpread, kRows>& sums) {
-  using U = Unpack<kFormat>;
-  for (size_t i = begin; i < end; ++i) {
-    const size_t u = UnitHeader(headers + 2 * i).unit();
-    const uint8_t* const* from = u < safe ? row : tail;
-    typename U::Raw raw[kRows];
-    for (int r = 0; r < kRows; ++r) raw[r] = U::Load(from[r] + u * U::kBytes);
-    VF products[kRows][1];
-    MultiplyUnit<kFormat, kRows, 1>(raw, values + u * UnitColumns<kFormat>(), 0, products);
-    const auto unit_excess =
-        hn::And(hn::BitCast(DF(), sums.excess_mask), hn::LoadU(DF(), excess + u * kLanes));
-    for (int r = 0; r < kRows; ++r) sums.Add(r, u - u0, 1.0f, hn::Sub(products[r][0], unit_excess));
-  }
+  for (int r = 0; r < kRows; ++r) sums[r] = acc[r];
 }
 
 /// What converting one row's scales and biases needs besides them.
@@ -439,58 +243,78 @@ HWY_INLINE void ConvertRow(const Experts& experts, size_t expert, size_t n, size
                                             scales, bias_sum, any_bias);
 }
 
+/// The row's last unit, where it is not whole: from copies that are.
+template <Format kFormat, Spread kSpread, int kRows>
+HWY_NOINLINE void MultiplyPartialUnit(size_t planes, const float* header, size_t u0,
+                                      const Experts& experts, const uint8_t* const (&row)[kRows],
+                                      const float* values, const float* excess,
+                                      const TileScales<kFormat, kSpread, kRows>& scales,
+                                      VF (&sums)[kRows]) {
+  const size_t units = Units<kFormat>(experts.K);
+  HWY_ALIGN uint8_t tails[kRows][kTailBytes<kFormat>];
+  const uint8_t* tail[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    tail[r] = CopyTail<kFormat>(row[r], experts.row_bytes(), units - 1, units, tails[r]);
+  }
+  if (planes == 2) {
+    MultiplyUnits<kFormat, kSpread, 2, kRows>(header, header + 2, u0, tail, 0, values, excess,
+                                              scales, sums);
+  } else {
+    MultiplyUnits<kFormat, kSpread, 3, kRows>(header, header + 2, u0, tail, 0, values, excess,
+                                              scales, sums);
+  }
+}
+
 /// kRows rows of weights times one row of activations.
 template <Format kFormat, Spread kSpread, int kRows>
 HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n,
                                  const PreparedRows& x, size_t t, float* y) {
   const size_t groups = experts.groups();
-  const size_t units = Units<kFormat>(experts.K);
-  const size_t safe = SafeUnits<kFormat>(experts.row_bytes());
-  const size_t chunk = UnitsPerChunk<kFormat>(experts.group_size);
+  const FixedPointLayout<kFormat> layout(experts.K, experts.group_size);
   const float* values = x.values + t * x.stride;
-  const float* excess = x.sums + t * x.sums_stride;
-  const float* group_sums = excess + GroupSumsAt<kFormat>(units);
+  const float* row_sums = x.sums + t * x.sums_stride;
   const float* headers = x.headers + t * x.headers_stride;
-  const float* unit_scales = headers + UnitScalesAt(units);
-  HWY_ALIGN uint8_t tails[kRows][kTailBytes<kFormat>];
-  TileSums<kFormat, kSpread, kRows> sums(experts.group_size);
+  const size_t ahead = BytesAhead(experts, kRows);
+  TileScales<kFormat, kSpread, kRows> scales(experts.group_size);
   const uint8_t* row[kRows];
-  const uint8_t* tail[kRows];
+  VF sums[kRows];
   for (int r = 0; r < kRows; ++r) {
     row[r] = experts.row(expert, n + r);
-    tail[r] = CopyTail<kFormat>(row[r], experts.row_bytes(), safe, units, tails[r]);
+    sums[r] = hn::Zero(DF());
   }
-  for (size_t g = 0, u0 = 0; g < groups; g += kChunkGroups, u0 += chunk) {
+  for (size_t chunk = 0; chunk < layout.chunks; ++chunk) {
+    const size_t g = chunk * kChunkGroups, u0 = chunk * layout.chunk_units;
     const size_t count = HWY_MIN(kChunkGroups, groups - g);
-    const GroupContext context{group_sums + g, unit_scales + u0};
+    const GroupContext context{row_sums + layout.group_sums() + g,
+                               headers + layout.unit_scales() + u0};
     VF bias_sum[kRows];
     auto any_bias = hn::Zero(DF());
     for (int r = 0; r < kRows; ++r) {
       bias_sum[r] = hn::Zero(DF());
       ConvertRow<kFormat, kSpread == Spread::same>(experts, expert, n + r, g, count, context,
-                                                   sums.scales[r], bias_sum[r], any_bias);
+                                                   scales.scales[r], bias_sum[r], any_bias);
     }
     // Rows of nothing but zeros have no biases: centring would add and subtract what cancels.
     const bool centred =
         !is_affine(kFormat) || !hn::AllTrue(DF(), hn::Eq(any_bias, hn::Zero(DF())));
     for (int r = 0; r < kRows && is_affine(kFormat) && centred; ++r) {
-      sums.acc[r] = hn::Add(sums.acc[r], bias_sum[r]);
+      sums[r] = hn::Add(sums[r], bias_sum[r]);
     }
-    sums.excess_mask = hn::Set(DI(), centred ? -1 : 0);
-    const size_t u1 = HWY_MIN(units, u0 + chunk);
-    size_t begin[4];
-    for (size_t kind = 0, i = u0; kind < 4; ++kind) {
-      begin[kind] = i;
-      while (i < u1 && static_cast<size_t>(UnitHeader(headers + 2 * i).kind()) == kind) ++i;
-    }
-    MultiplyFloatUnits<kFormat, kSpread, kRows>(headers, begin[0], begin[1], u0, row, tail, safe,
-                                                values, excess, sums);
-    MultiplyUnits<kFormat, kSpread, 2, kRows>(headers, begin[1], begin[2], u0, row, tail, safe,
-                                              values, excess, sums);
-    MultiplyUnits<kFormat, kSpread, 3, kRows>(headers, begin[2], begin[3], u0, row, tail, safe,
-                                              values, excess, sums);
+    scales.excess_mask = hn::Set(DI(), centred ? -1 : 0);
+    ChunkHeader header;
+    memcpy(&header, headers + layout.chunk_header(chunk), sizeof(header));
+    const float* units = headers + layout.unit_header(u0);
+    const float* three = units + 2 * header.two_end;
+    const float* partial = units + 2 * header.three_end;
+    MultiplyUnits<kFormat, kSpread, 2, kRows>(units, three, u0, row, ahead, values, row_sums,
+                                              scales, sums);
+    MultiplyUnits<kFormat, kSpread, 3, kRows>(three, partial, u0, row, ahead, values, row_sums,
+                                              scales, sums);
+    if (HWY_LIKELY(header.partial_planes == 0)) continue;
+    MultiplyPartialUnit<kFormat, kSpread, kRows>(header.partial_planes, partial, u0, experts, row,
+                                                 values, row_sums, scales, sums);
   }
-  for (int r = 0; r < kRows; ++r) y[r] = hn::GetLane(hn::SumOfLanes(DF(), sums.acc[r]));
+  for (int r = 0; r < kRows; ++r) y[r] = hn::GetLane(hn::SumOfLanes(DF(), sums[r]));
 }
 
 template <Format kFormat, Spread kSpread>

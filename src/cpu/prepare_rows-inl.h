@@ -7,11 +7,11 @@
 #define ZMLX_CPU_PREPARE_ROWS_INL_H_
 #endif
 
+#include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "cpu/block_product.h"
-#include "cpu/fixed_point-inl.h"
+#include "cpu/fixed_point_rows-inl.h"
 #include "cpu/unpack-inl.h"
 #include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
@@ -19,38 +19,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace zmlx::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <Scalar kType>
-HWY_INLINE float MaxMagnitude(const void* x, size_t K) {
-  const DF df;
-  const auto inf = hn::Inf(df);
-  auto max = hn::Zero(df);
-  size_t i = 0;
-  // Max may drop a NaN, so what is not below infinity is made infinite first.
-  const auto absorb = [&](VF v) HWY_ATTR {
-    v = hn::Abs(v);
-    max = hn::Max(max, hn::IfThenElse(hn::Lt(v, inf), v, inf));
-  };
-  for (; i + kLanes <= K; i += kLanes) absorb(LoadFloats<kType>(x, i));
-  if (i < K) {
-    HWY_ALIGN float tail[kLanes];
-    const size_t size = size_of(kType);
-    FloatsFrom<kType>(static_cast<const uint8_t*>(x) + i * size, K - i, tail);
-    absorb(hn::Load(df, tail));
-  }
-  return hn::GetLane(hn::MaxOfLanes(df, max));
-}
-
-float MaxMagnitudeOf(const void* x, Scalar type, size_t K) {
-  switch (type) {
-    case Scalar::f32:
-      return MaxMagnitude<Scalar::f32>(x, K);
-    case Scalar::f16:
-      return MaxMagnitude<Scalar::f16>(x, K);
-    default:
-      return MaxMagnitude<Scalar::bf16>(x, K);
-  }
-}
 
 /// The power of two to divide a row by. The factored kernel uses weights at up to 2^28 times their
 /// value, so magnitudes far from 1 could leave float32's range half-way.
@@ -62,9 +30,11 @@ inline float RowFactor(float max) {
   return std::ldexp(1.0f, HWY_MAX(-100, HWY_MIN(100, exponent)));
 }
 
+/// Values in the order of unpacking; if `factored`, divided by `factor` and by each position's own
+/// power of two, and with the sums of values that share a lane.
 template <Format kFormat>
-HWY_NOINLINE void Prepare(const float* HWY_RESTRICT x, size_t K, float factor, bool factored,
-                          float* HWY_RESTRICT values, float* HWY_RESTRICT sums) {
+HWY_INLINE void PrepareFloats(const float* HWY_RESTRICT x, size_t K, float factor, bool factored,
+                              float* HWY_RESTRICT values, float* HWY_RESTRICT sums) {
   using U = Unpack<kFormat>;
   const size_t units = Units<kFormat>(K);
   const float inverse = 1.0f / factor;  // exact, a power of two
@@ -89,39 +59,26 @@ HWY_NOINLINE void Prepare(const float* HWY_RESTRICT x, size_t K, float factor, b
   }
 }
 
-void PrepareRow(const void* x, Scalar type, Format format, size_t group_size, size_t K,
-                const PreparedRows& prepared, size_t row) {
+template <Format kFormat>
+HWY_INLINE void PrepareRow(const void* x, Scalar type, const Experts& experts,
+                           const PreparedRows& prepared, size_t row) {
+  const size_t K = experts.K;
   float* values = prepared.values + row * prepared.stride;
   float* sums = prepared.sums ? prepared.sums + row * prepared.sums_stride : nullptr;
   // The stride is a whole number of units of the longest vectors, hence also of these.
   auto plain = hwy::AllocateAligned<float>(prepared.stride + kLanes);
   FloatsFrom(x, type, K, plain.get());
   std::fill(plain.get() + K, plain.get() + prepared.stride, 0.0f);
-  const bool factored = prepared.kernel == RowKernel::factored;
-  const float factor = factored ? RowFactor(MaxMagnitudeOf(x, type, K)) : 1.0f;
-  prepared.factors[row] = factor;
-  if (prepared.kernel == RowKernel::fixed_point) {
-    float* headers = prepared.headers + row * prepared.headers_stride;
-    if (format == Format::affine4) {
-      return PrepareFixedPoint<Format::affine4>(plain.get(), K, group_size, values, sums, headers);
+  prepared.factors[row] = 1.0f;
+  if constexpr (has_fixed_point(kFormat)) {
+    if (prepared.kernel == RowKernel::fixed_point) {
+      float* headers = prepared.headers + row * prepared.headers_stride;
+      return PrepareFixedPoint<kFormat>(plain.get(), K, experts.group_size, values, sums, headers);
     }
-    return PrepareFixedPoint<Format::fp4>(plain.get(), K, group_size, values, sums, headers);
   }
-  switch (format) {
-#define ZMLX_CASE(f) \
-  case Format::f:    \
-    return Prepare<Format::f>(plain.get(), K, factor, factored, values, sums)
-    ZMLX_CASE(affine1);
-    ZMLX_CASE(affine2);
-    ZMLX_CASE(affine3);
-    ZMLX_CASE(affine4);
-    ZMLX_CASE(affine5);
-    ZMLX_CASE(affine6);
-    ZMLX_CASE(affine8);
-    ZMLX_CASE(fp4);
-    ZMLX_CASE(fp8);
-#undef ZMLX_CASE
-  }
+  const bool factored = prepared.kernel == RowKernel::factored;
+  if (factored) prepared.factors[row] = RowFactor(magnitudes_of(x, type, K).largest);
+  PrepareFloats<kFormat>(plain.get(), K, prepared.factors[row], factored, values, sums);
 }
 
 }  // namespace zmlx::cpu::HWY_NAMESPACE
