@@ -52,29 +52,39 @@ HWY_INLINE void DequantizeUnit(typename Unpack<kFormat>::Raw raw, VF scale, VF b
   }
 }
 
+/// Scales and biases of a block's rows, for one chunk of groups.
+template <Format kFormat>
+struct BlockGroups {
+  HWY_ALIGN GroupBuffer scales[kBlockRows];
+  HWY_ALIGN GroupBuffer biases[is_affine(kFormat) ? kBlockRows : 1];
+
+  HWY_INLINE void Load(const Experts& experts, size_t expert, size_t n, size_t rows, size_t g) {
+    const size_t count = HWY_MIN(kChunkGroups, experts.groups() - g);
+    for (size_t r = 0; r < rows; ++r) {
+      LoadGroups(experts.scales, expert, n + r, g, count, scales[r]);
+      if (is_affine(kFormat)) LoadGroups(experts.biases, expert, n + r, g, count, biases[r]);
+    }
+  }
+};
+
 /// Units [u0, u1) of one row of weights to float32, in the order of unpacking.
+/// @param chunk_u0  the first unit whose groups `scales` and `biases` hold.
 template <Format kFormat, bool kBroadcast>
-HWY_NOINLINE void DequantizeRow(const Experts& experts, size_t expert, size_t n, size_t u0,
-                                size_t u1, const PerLane<kFormat, kBroadcast>& per_lane,
-                                float* to) {
+HWY_NOINLINE void DequantizeRow(const Experts& experts, const uint8_t* from, size_t u0, size_t u1,
+                                const PerLane<kFormat, kBroadcast>& per_lane, const float* scales,
+                                const float* biases, size_t chunk_u0, float* to) {
   using U = Unpack<kFormat>;
   constexpr size_t kColumns = UnitColumns<kFormat>();
-  HWY_ALIGN GroupBuffer scales;
-  HWY_ALIGN GroupBuffer biases;
-  const size_t g0 = u0 * kColumns / experts.group_size;
-  const size_t g1 = HWY_MIN(experts.groups(), hwy::DivCeil(u1 * kColumns, experts.group_size));
-  LoadGroups(experts.scales, expert, n, g0, g1 - g0, scales);
-  if (is_affine(kFormat)) LoadGroups(experts.biases, expert, n, g0, g1 - g0, biases);
-
-  const uint8_t* from = experts.row(expert, n);
   const size_t row_bytes = experts.row_bytes();
   const size_t safe = SafeUnits<kFormat>(row_bytes);
+  const size_t ahead = BytesAhead(experts, kBlockRows);
   HWY_ALIGN uint8_t copy[kTailBytes<kFormat>];
   size_t u = u0;
   for (size_t end : {HWY_MIN(u1, safe), u1}) {
     for (; u < end; ++u, to += kColumns) {
-      const auto scale = hn::Mul(per_lane(scales, u - u0), hn::Set(DF(), U::kUniform));
-      const auto bias = is_affine(kFormat) ? per_lane(biases, u - u0) : hn::Zero(DF());
+      const auto scale = hn::Mul(per_lane(scales, u - chunk_u0), hn::Set(DF(), U::kUniform));
+      const auto bias = is_affine(kFormat) ? per_lane(biases, u - chunk_u0) : hn::Zero(DF());
+      hwy::Prefetch(from + u * U::kBytes + ahead);
       DequantizeUnit<kFormat>(U::Load(from + u * U::kBytes), scale, bias, to);
     }
     if (u < u1) from = CopyTail<kFormat>(from, row_bytes, safe, Units<kFormat>(experts.K), copy);
@@ -106,62 +116,90 @@ HWY_INLINE void MultiplyTile(const float* HWY_RESTRICT w, const float* HWY_RESTR
   }
 }
 
-/// The same for all rows of a block and `tokens` tokens, by the largest tiles first.
+/// The same for all rows of a block and kTokens tokens.
+template <size_t kTokens>
+HWY_NOINLINE void MultiplyRows(const float* w, size_t rows, const float* x, size_t x_stride,
+                               size_t columns, float* sums) {
+  size_t r = 0;
+  for (; r + kTileRows <= rows; r += kTileRows) {
+    MultiplyTile<kTileRows, kTokens>(w + r * kBlockColumns, x, x_stride, columns,
+                                     sums + r * kLanes);
+  }
+  for (; r < rows; ++r) {
+    MultiplyTile<1, kTokens>(w + r * kBlockColumns, x, x_stride, columns, sums + r * kLanes);
+  }
+}
+
+/// The same for `tokens` tokens, at most kTokens.
 template <size_t kTokens = kTileTokens>
-HWY_NOINLINE void MultiplyBlock(const float* w, size_t rows, const float* x, size_t x_stride,
-                                size_t tokens, size_t columns, float* sums) {
-  size_t t = 0;
-  for (; t + kTokens <= tokens; t += kTokens) {
-    size_t r = 0;
-    float* to = sums + t * kBlockRows * kLanes;
-    for (; r + kTileRows <= rows; r += kTileRows) {
-      MultiplyTile<kTileRows, kTokens>(w + r * kBlockColumns, x + t * x_stride, x_stride, columns,
-                                       to + r * kLanes);
-    }
-    for (; r < rows; ++r) {
-      MultiplyTile<1, kTokens>(w + r * kBlockColumns, x + t * x_stride, x_stride, columns,
-                               to + r * kLanes);
+HWY_INLINE void MultiplyTokens(const float* w, size_t rows, const float* x, size_t x_stride,
+                               size_t tokens, size_t columns, float* sums) {
+  if constexpr (kTokens > 1) {
+    if (tokens < kTokens) {
+      return MultiplyTokens<kTokens - 1>(w, rows, x, x_stride, tokens, columns, sums);
     }
   }
-  if constexpr (kTokens > 1) {
-    if (t < tokens) {
-      MultiplyBlock<kTokens - 1>(w, rows, x + t * x_stride, x_stride, tokens - t, columns,
-                                 sums + t * kBlockRows * kLanes);
+  MultiplyRows<kTokens>(w, rows, x, x_stride, columns, sums);
+}
+
+/// The same for any number of tokens, by the largest tiles. A token is not left alone: its four
+/// sums would wait for one another.
+HWY_INLINE void MultiplyBlock(const float* w, size_t rows, const float* x, size_t x_stride,
+                              size_t tokens, size_t columns, float* sums) {
+  for (size_t t = 0; t < tokens;) {
+    size_t count = HWY_MIN(kTileTokens, tokens - t);
+    if (count == kTileTokens && tokens - t == kTileTokens + 1) --count;
+    MultiplyTokens(w, rows, x + t * x_stride, x_stride, count, columns,
+                   sums + t * kBlockRows * kLanes);
+    t += count;
+  }
+}
+
+/// Rows [n, n + rows) of weights, at most a block, times all rows of activations.
+template <Format kFormat, bool kBroadcast>
+HWY_NOINLINE void ManyRowsBlock(const Experts& experts, size_t expert, const PreparedRows& x,
+                                size_t n, size_t rows, float* y, size_t y_stride) {
+  constexpr size_t kColumns = UnitColumns<kFormat>();
+  static_assert(kBlockColumns % kColumns == 0);
+  const size_t block_units = SumColumns<kFormat>(experts.group_size) / kColumns;
+  const size_t chunk_units = kChunkGroups * experts.group_size / kColumns;
+  const size_t units = Units<kFormat>(experts.K);
+  const PerLane<kFormat, kBroadcast> per_lane(experts.group_size);
+  HWY_ALIGN float w[kBlockRows * kBlockColumns];
+  HWY_ALIGN float sums[kChunkTokens * kBlockRows * kLanes];
+  BlockGroups<kFormat> groups;
+  for (size_t t0 = 0; t0 < x.rows; t0 += kChunkTokens) {
+    const size_t tokens = HWY_MIN(kChunkTokens, x.rows - t0);
+    std::fill(sums, sums + tokens * kBlockRows * kLanes, 0.0f);
+    for (size_t u = 0, chunk_u0 = 0; u < units; u += block_units) {
+      if (u % chunk_units == 0) {
+        chunk_u0 = u;
+        groups.Load(experts, expert, n, rows, u * kColumns / experts.group_size);
+      }
+      const size_t count = HWY_MIN(block_units, units - u);
+      for (size_t r = 0; r < rows; ++r) {
+        DequantizeRow<kFormat, kBroadcast>(
+            experts, experts.row(expert, n + r), u, u + count, per_lane, groups.scales[r],
+            groups.biases[is_affine(kFormat) ? r : 0], chunk_u0, w + r * kBlockColumns);
+      }
+      MultiplyBlock(w, rows, x.values + t0 * x.stride + u * kColumns, x.stride, tokens,
+                    count * kColumns, sums);
+    }
+    for (size_t t = 0; t < tokens; ++t) {
+      for (size_t r = 0; r < rows; ++r) {
+        const auto sum = hn::Load(DF(), sums + (t * kBlockRows + r) * kLanes);
+        y[(t0 + t) * y_stride + r] = hn::GetLane(hn::SumOfLanes(DF(), sum));
+      }
     }
   }
 }
 
 template <Format kFormat, bool kBroadcast>
-HWY_NOINLINE void ManyRowsOf(const Experts& experts, size_t expert, const PreparedRows& x,
-                             size_t n0, size_t n1, float* y, size_t y_stride) {
-  constexpr size_t kColumns = UnitColumns<kFormat>();
-  const size_t block_units = SumColumns<kFormat>(experts.group_size) / kColumns;
-  static_assert(kBlockColumns % kColumns == 0);
-  const PerLane<kFormat, kBroadcast> per_lane(experts.group_size);
-  HWY_ALIGN float w[kBlockRows * kBlockColumns];
-  HWY_ALIGN float sums[kChunkTokens * kBlockRows * kLanes];
-  const size_t units = Units<kFormat>(experts.K);
+HWY_INLINE void ManyRowsOf(const Experts& experts, size_t expert, const PreparedRows& x, size_t n0,
+                           size_t n1, float* y, size_t y_stride) {
   for (size_t n = n0; n < n1; n += kBlockRows) {
-    const size_t rows = HWY_MIN(kBlockRows, n1 - n);
-    for (size_t t0 = 0; t0 < x.rows; t0 += kChunkTokens) {
-      const size_t tokens = HWY_MIN(kChunkTokens, x.rows - t0);
-      std::fill(sums, sums + tokens * kBlockRows * kLanes, 0.0f);
-      for (size_t u = 0; u < units; u += block_units) {
-        const size_t count = HWY_MIN(block_units, units - u);
-        for (size_t r = 0; r < rows; ++r) {
-          DequantizeRow<kFormat, kBroadcast>(experts, expert, n + r, u, u + count, per_lane,
-                                             w + r * kBlockColumns);
-        }
-        MultiplyBlock(w, rows, x.values + t0 * x.stride + u * kColumns, x.stride, tokens,
-                      count * kColumns, sums);
-      }
-      for (size_t t = 0; t < tokens; ++t) {
-        for (size_t r = 0; r < rows; ++r) {
-          const auto sum = hn::Load(DF(), sums + (t * kBlockRows + r) * kLanes);
-          y[(t0 + t) * y_stride + n - n0 + r] = hn::GetLane(hn::SumOfLanes(DF(), sum));
-        }
-      }
-    }
+    ManyRowsBlock<kFormat, kBroadcast>(experts, expert, x, n, HWY_MIN(kBlockRows, n1 - n),
+                                       y + n - n0, y_stride);
   }
 }
 

@@ -222,20 +222,53 @@ struct Unpack<Format::fp8> {
   static constexpr int kPositions = 32 / kLanes;  // a unit is one group of 32
   static constexpr size_t kBytes = 32;
   static constexpr size_t kReads = kBytes;
-  static constexpr float kUniform = 1.0f;
-  using Raw = const uint8_t*;
+  static constexpr float kUniform = 256.0f;
 
-  static HWY_INLINE Raw Load(const uint8_t* p) { return p; }
+  using D16 = hn::Repartition<uint16_t, DF>;
+  using D16Bytes = hn::Rebind<uint8_t, D16>;
+  struct Raw {
+    hn::Vec<D16> halves[kPositions / 2];  ///< 2 * kLanes float16 each
+  };
+
+  static HWY_INLINE Raw Load(const uint8_t* p) {
+    const D16 d16;
+    const hn::RebindToSigned<D16> di16;
+    Raw raw;
+    auto any_nan = hn::Zero(d16);
+    for (int i = 0; i < kPositions / 2; ++i) {
+      const auto bytes = hn::LoadU(D16Bytes(), p + i * 2 * kLanes);
+      const auto top = hn::ShiftLeft<8>(hn::PromoteTo(d16, bytes));
+      // The sign comes down twice; its lower copy is where the exponent's highest bit would be.
+      const auto down = hn::BitCast(d16, hn::ShiftRight<1>(hn::BitCast(di16, top)));
+      raw.halves[i] = hn::And(down, hn::Set(d16, 0xBFFF));
+      any_nan = hn::Or(any_nan, IsNan(raw.halves[i]));
+    }
+    if (HWY_UNLIKELY(!hn::AllTrue(d16, hn::Eq(any_nan, hn::Zero(d16))))) {
+      for (auto& halves : raw.halves) halves = hn::Or(halves, IsNan(halves));
+    }
+    return raw;
+  }
   static constexpr int Shift(int) { return 0; }
   template <int i>
-  static HWY_INLINE VF Get(Raw raw) {
-    return LoadFloats<Scalar::e4m3>(raw, i * kLanes);
+  static HWY_INLINE VF Get(const Raw& raw) {
+    const hn::Rebind<hwy::float16_t, DF> df16;
+    const auto& pair = raw.halves[i / 2];
+    const auto half = i % 2 ? hn::UpperHalf(DU16(), pair) : hn::LowerHalf(DU16(), pair);
+    return hn::PromoteTo(DF(), hn::BitCast(df16, half));
   }
   template <int i>
-  static HWY_INLINE VF Plain(Raw raw) {
+  static HWY_INLINE VF Plain(const Raw& raw) {
     return Get<i>(raw);
   }
   static constexpr size_t Column(size_t i, size_t lane) { return i * kLanes + lane; }
+
+ private:
+  /// All bits where the code was NaN, 0x7F or 0xFF.
+  static HWY_INLINE hn::Vec<D16> IsNan(hn::Vec<D16> halves) {
+    const D16 d16;
+    const auto magnitude = hn::And(halves, hn::Set(d16, 0x7FFF));
+    return hn::VecFromMask(d16, hn::Eq(magnitude, hn::Set(d16, 0x3F80)));
+  }
 };
 
 template <Format kFormat>
