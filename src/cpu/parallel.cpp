@@ -28,9 +28,36 @@ int threads_for(double bytes, double flops) {
   return static_cast<int>(std::clamp(worth, 1.0, static_cast<double>(max_threads())));
 }
 
+Cores::Team& Cores::team() {
+  thread_local Team team;
+  return team;
+}
+
 #ifdef __linux__
 
-Cores::Cores() : caller_(gettid()) { claim(sched_getcpu()); }
+namespace {
+int thread_id() {
+  thread_local const int id = gettid();
+  return id;
+}
+}  // namespace
+
+Cores::Cores() : caller_(thread_id()), team_(team()) {
+  const int core = sched_getcpu();
+  claim(core);
+  if (core != team_.core) bar_workers(core);
+  team_.count = 0;
+}
+
+void Cores::bar_workers(int core) {
+  cpu_set_t others;
+  if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(0, sizeof(others), &others) != 0) return;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) == 0) return;
+  const int count = std::min<int>(team_.count, Team::kMost);
+  for (int i = 0; i < count; ++i) sched_setaffinity(team_.workers[i], sizeof(others), &others);
+  team_.core = core;
+}
 
 bool Cores::claim(int core) {
   if (core < 0 || core >= kMaxCores) return true;
@@ -39,7 +66,10 @@ bool Cores::claim(int core) {
 }
 
 void Cores::take() {
-  if (gettid() == caller_ || claim(sched_getcpu())) return;
+  if (thread_id() == caller_) return;
+  const int place = team_.count++;
+  if (place < Team::kMost) team_.workers[place] = thread_id();
+  if (claim(sched_getcpu())) return;
   // The caller's own mask says what the process may use; a worker's may be narrowed already.
   cpu_set_t free;
   if (sched_getaffinity(caller_, sizeof(free), &free) != 0) return;
@@ -52,8 +82,9 @@ void Cores::take() {
 
 #else
 
-Cores::Cores() : caller_(0) {}
+Cores::Cores() : caller_(0), team_(team()) {}
 bool Cores::claim(int) { return true; }
+void Cores::bar_workers(int) {}
 void Cores::take() {}
 
 #endif
