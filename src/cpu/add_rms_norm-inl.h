@@ -20,38 +20,58 @@ HWY_BEFORE_NAMESPACE();
 namespace zmlx::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Writes two vectors of kType at element i, past the caches if `kStream` (then aligned).
+/// Rounds to nearest even in kType, keeping float32's form.
+///
+/// For bfloat16 without a care for NaN: rounding can turn only those into numbers whose low 16 bits
+/// are not zero, and here every NaN comes from bfloat16 or from the processor.
+template <Scalar kType>
+HWY_INLINE VF RoundTo(VF v) {
+  const DF df;
+  if constexpr (kType == Scalar::bf16) {
+    const DU du;
+    const auto bits = hn::BitCast(du, v);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
+    return hn::BitCast(df, hn::And(rounded, hn::Set(du, 0xFFFF0000u)));
+  } else if constexpr (kType == Scalar::f16) {
+    const hn::Rebind<hwy::float16_t, DF> df16;
+    return hn::PromoteTo(df, hn::BitCast(df16, Halves<kType>(v)));
+  } else {
+    return v;
+  }
+}
+
+/// Writes two vectors of numbers that kType has, at element i, past the caches if `kStream` (then
+/// aligned).
 template <Scalar kType, bool kStream>
 HWY_INLINE void StorePair(VF a, VF b, void* p, size_t i) {
-  const DF df;
-  if constexpr (!kStream) {
-    StoreFloats<kType>(a, p, i);
-    StoreFloats<kType>(b, p, i + kLanes);
-  } else if constexpr (kType == Scalar::f32) {
-    hn::Stream(a, df, static_cast<float*>(p) + i);
-    hn::Stream(b, df, static_cast<float*>(p) + i + kLanes);
+  const auto store = [](auto d, auto v, auto* to) HWY_ATTR {
+    if constexpr (kStream) {
+      hn::Stream(v, d, to);
+    } else {
+      hn::StoreU(v, d, to);
+    }
+  };
+  if constexpr (kType == Scalar::f32) {
+    store(DF(), a, static_cast<float*>(p) + i);
+    store(DF(), b, static_cast<float*>(p) + i + kLanes);
   } else {
     const hn::Repartition<uint16_t, DF> d16;
-    const auto both = hn::Combine(d16, Halves<kType>(b), Halves<kType>(a));
-    hn::Stream(both, d16, static_cast<uint16_t*>(p) + i);
+    auto* to = static_cast<uint16_t*>(p) + i;
+    if constexpr (kType == Scalar::bf16) {
+      store(d16, hn::ConcatOdd(d16, hn::BitCast(d16, b), hn::BitCast(d16, a)), to);
+    } else {
+      store(d16, hn::Combine(d16, Halves<kType>(b), Halves<kType>(a)), to);
+    }
   }
 }
 
 /// Reads kLanes elements of the sum, rounded to the type that it is stored as.
 template <Scalar kType, bool kAdd>
 HWY_INLINE VF SumAt(const void* x, const void* residual, size_t i) {
-  auto v = LoadFloats<kType>(x, i);
+  const auto v = LoadFloats<kType>(x, i);
   if constexpr (!kAdd) return v;
-  v = hn::Add(v, LoadFloats<kType>(residual, i));
-  if constexpr (kType == Scalar::bf16) {
-    const auto wide = hn::PromoteTo(DU(), Halves<kType>(v));
-    return hn::BitCast(DF(), hn::ShiftLeft<16>(wide));
-  } else if constexpr (kType == Scalar::f16) {
-    const hn::Rebind<hwy::float16_t, DF> df16;
-    return hn::PromoteTo(DF(), hn::BitCast(df16, Halves<kType>(v)));
-  } else {
-    return v;
-  }
+  return RoundTo<kType>(hn::Add(v, LoadFloats<kType>(residual, i)));
 }
 
 /// The first `columns` elements of a row, a multiple of 2 * kLanes: the sum to `plain` and `sum`.
@@ -73,6 +93,7 @@ HWY_INLINE float AddRow(const void* x, const void* residual, size_t columns,
   return hn::GetLane(hn::SumOfLanes(df, hn::Add(squares[0], squares[1])));
 }
 
+/// Fetching the next row meanwhile was tried: slower.
 template <Scalar kType, bool kStream>
 HWY_INLINE void ScaleRow(const float* HWY_RESTRICT plain, const float* HWY_RESTRICT weight,
                          float scale, size_t columns, void* normed) {
@@ -81,8 +102,9 @@ HWY_INLINE void ScaleRow(const float* HWY_RESTRICT plain, const float* HWY_RESTR
   for (size_t i = 0; i < columns; i += 2 * kLanes) {
     const auto a = hn::Mul(hn::Load(df, plain + i), r);
     const auto b = hn::Mul(hn::Load(df, plain + i + kLanes), r);
-    StorePair<kType, kStream>(hn::Mul(a, hn::Load(df, weight + i)),
-                              hn::Mul(b, hn::Load(df, weight + i + kLanes)), normed, i);
+    StorePair<kType, kStream>(RoundTo<kType>(hn::Mul(a, hn::Load(df, weight + i))),
+                              RoundTo<kType>(hn::Mul(b, hn::Load(df, weight + i + kLanes))), normed,
+                              i);
   }
 }
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from zmlx import lm
-from zmlx.arguments import EXIT_FAIL, at_least, guarded, name_list
-from zmlx.capsule import check_writable, make_capsule, measurement, write_capsule
+from zmlx.arguments import at_least, guarded, name_list
+from zmlx.bench.options import add_run_options, begin_run, end_run
+from zmlx.capsule import make_capsule, measurement, write_capsule
 from zmlx.lm.precision import format_name, weight_format
 from zmlx.progress import Progress
 from zmlx.table import format_table
@@ -235,12 +236,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="types (bfloat16,float32)",
     )
     parser.add_argument("--prompt", default=DEFAULT_PROMPTS[2], help="text to continue")
-    parser.add_argument("--threads", type=at_least(1), help="(all cores)")
-    parser.add_argument("--cpu-target", help="SIMD target, such as AVX2 (the best)")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--capsule", metavar="DIR", help="write a repro capsule into this folder")
-    parser.add_argument("--no-progress", action="store_true")
+    add_run_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -249,30 +246,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from zmlx import _ext
-    from zmlx.environment import environment_lines
-
-    if arguments.capsule:
-        check_writable(arguments.capsule)
-    if arguments.cpu_target:
-        _ext.set_cpu_target(arguments.cpu_target)
+    threads = begin_run(arguments)
     settings = Settings(
         max_tokens=arguments.max_tokens,
         runs=arguments.runs,
         dtypes=tuple(arguments.dtype),
         prompt=arguments.prompt,
-        threads=arguments.threads or _ext.num_threads(),
+        threads=threads,
         memory=arguments.memory,
         seed=arguments.seed,
     )
-    print("\n".join(environment_lines()), flush=True)
     result = bench_decode(arguments.model, settings, progress=not arguments.no_progress)
     print("\n" + result_text(result, settings))
     if arguments.capsule:
         print(f"Capsule {write_capsule(result_capsule(result, settings), arguments.capsule)}")
-    for failure in result.failures():
-        print(f"FAIL {failure}", file=sys.stderr)
-    return EXIT_FAIL if result.failures() else 0
+    return end_run(result.failures())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from zmlx.arguments import EXIT_FAIL, at_least, guarded, integer_list, name_list, seconds
+from zmlx.arguments import at_least, guarded, integer_list, name_list, seconds
+from zmlx.bench.options import add_run_options, begin_run, end_run
 from zmlx.bench.shapes import SHAPES, LayerShape
 
 _DESCRIPTION = """\
@@ -56,16 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-stock-bf16", type=int, metavar="M", dest="no_stock_16bit_above",
         help="do not run stock in 16-bit types beyond this M (on CPU it is very slow)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=at_least(1), help="(all cores)")
-    parser.add_argument("--cpu-target", help="SIMD target, such as AVX2 (the best)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--memory", action=argparse.BooleanOptionalAction, default=None,
         help="measure peak memory at the largest M in fresh processes (if M is 64 or more)",
     )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE", help="draw a roofline (needs matplotlib)")
-    parser.add_argument("--capsule", metavar="DIR", help="write repro capsules into this folder")
-    parser.add_argument("--no-progress", action="store_true")
+    add_run_options(parser)
 
 
 def shapes_of(arguments: argparse.Namespace) -> list[LayerShape]:
@@ -103,20 +99,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from zmlx import _ext
     from zmlx.bench import roofline
     from zmlx.bench.moe_layer import Settings, bench_layer
     from zmlx.bench.moe_layer_report import result_capsule, result_text
-    from zmlx.capsule import check_writable, write_capsule
-    from zmlx.environment import environment_lines
+    from zmlx.capsule import write_capsule
 
     shapes = shapes_of(arguments)
     if arguments.plot:
         roofline.require_matplotlib()
-    if arguments.capsule:
-        check_writable(arguments.capsule)
-    if arguments.cpu_target:  # before the machine is described
-        _ext.set_cpu_target(arguments.cpu_target)
+    threads = begin_run(arguments)
     settings = Settings(
         tokens=tuple(sorted(arguments.seq_lens)),
         dtypes=tuple(arguments.dtype),
@@ -124,12 +115,10 @@ def _run(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         stock_seconds=arguments.stock_seconds,
         no_stock_16bit_above=arguments.no_stock_16bit_above,
-        threads=arguments.threads or _ext.num_threads(),
+        threads=threads,
         cpu_target=arguments.cpu_target or "",
         seed=arguments.seed,
     )
-    _ext.set_num_threads(settings.threads)
-    print("\n".join(environment_lines()), flush=True)
     results, failures = [], []
     for shape in shapes:
         result = bench_layer(shape, settings, progress=not arguments.no_progress)
@@ -143,9 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         roofline.plot(results, arguments.plot)
         print(f"Roofline {arguments.plot}")
-    for failure in failures:
-        print(f"FAIL {failure}", file=sys.stderr)
-    return EXIT_FAIL if failures else 0
+    return end_run(failures)
 
 
 def _memory(result: Any, arguments: argparse.Namespace) -> dict[str, Any] | None:
