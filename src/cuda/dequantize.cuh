@@ -34,8 +34,8 @@ __device__ __forceinline__ u32 pair_of_codes(u32 a, u32 b) {
   }
 }
 
-/// q * scale + bias. MLX writes it as a product and a sum; its compiler makes one rounding of them,
-/// except in bfloat16 before sm_90, which has no bfloat16 sum to be contracted.
+/// a * b + c, as MLX's compiler rounds a product and a sum that dequantize: once, except in bfloat16
+/// before sm_90, which has no bfloat16 sum to be contracted.
 template <typename T>
 __device__ __forceinline__ u32 scale2(u32 q, u32 scale, u32 bias) {
 #if __CUDA_ARCH__ < 900
@@ -43,6 +43,44 @@ __device__ __forceinline__ u32 scale2(u32 q, u32 scale, u32 bias) {
 #endif
   return fma2<T>(q, scale, bias);
 }
+
+/// The low 8 bits of a bfloat16 are linear in its value: subnormal numbers and the first normal ones
+/// are multiples of 2^-133. So a code in these bits needs no conversion if its scale is multiplied
+/// by 2^133 instead. That is exact for the scales that `is_linear` accepts: all below 2^-5 but
+/// subnormal ones.
+template <typename T, int Bits>
+inline constexpr bool kHasLinear = same<T, bf16> && (Bits == 4 || Bits == 8);
+
+__device__ __forceinline__ bool is_linear(u16 scale) {
+  return (scale >> 7 & 255u) - 1u < 254u - 133u || (scale & 0x7fff) == 0;
+}
+
+/// One group's scale and bias, applied to pairs of codes; `Linear` as said above.
+template <typename T, int Bits, bool Linear>
+struct Group {
+  u32 scale, bias;
+
+  __device__ __forceinline__ Group() {}
+  __device__ __forceinline__ Group(u16 scale_bits, u16 bias_bits) {
+    if (Linear && (scale_bits & 0x7fff)) scale_bits += 133 << 7;
+    scale = twice(scale_bits), bias = twice(bias_bits);
+  }
+
+  /// Codes i and i + 4 of a word of 4-bit codes; `shift` is 4 * i.
+  __device__ __forceinline__ u32 by_four(u32 word, int shift) const {
+    const u32 codes = word >> shift & 0x000f000fu;
+    return scale2<T>(Linear ? codes : codes_to<T>(codes), scale, bias);
+  }
+
+  /// Two 8-bit codes, each in the low half of one half.
+  __device__ __forceinline__ u32 bytes(u32 codes) const {
+    return scale2<T>(Linear ? codes : pair_of_codes<T, 8>(codes & 255, codes >> 16), scale, bias);
+  }
+
+  __device__ __forceinline__ u32 pair(u32 a, u32 b) const {
+    return scale2<T>(pair_of_codes<T, Bits>(a, b), scale, bias);
+  }
+};
 
 /// A scale of mxfp4 and mxfp8: a power of two.
 __device__ __forceinline__ float e8m0_to_float(u8 code) {

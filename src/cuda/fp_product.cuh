@@ -16,6 +16,7 @@ struct FpLayout {
   static constexpr int kChunks = kThread / 4;  // 16 bytes of float32 x
   static constexpr int kScales = kThread > C::kGroup ? kThread / C::kGroup : 1;
   static constexpr int kShared = kSteps * kStep * 4;  // bytes of one row of x
+  static constexpr int kRing = kSteps < C::kRing ? kSteps : C::kRing;
 };
 
 /// Copies row x to shared memory as float32, times the unit that fp4 codes are converted in.
@@ -38,18 +39,19 @@ __device__ __forceinline__ void stage_fp(const typename C::T* x, float4* shared)
   }
 }
 
-/// Products of `R` rows with one row of x by a warp.
+/// Products of `R` rows with one row of x by a warp; codes pass through shared memory, as in
+/// `LaneProduct`.
 template <class C, int R>
 class FpProduct {
   using L = FpLayout<C>;
-  static constexpr int kRing = 3;  // steps in flight
-
-  struct Step {
-    uint4 codes[R];
-    u8 scale[R][L::kScales];
-  };
 
  public:
+  static constexpr int kShared = R * L::kRing * 16;  // bytes of a thread
+
+  /// @param shared  `kShared` bytes for every thread of the block.
+  __device__ __forceinline__ explicit FpProduct(void* shared)
+      : shared_(static_cast<u8*>(shared) + threadIdx.x * 16) {}
+
   template <typename W>
   __device__ __forceinline__ void set_row(int r, const W& experts, u32 expert, int n) {
     w_[r] = reinterpret_cast<const u8*>(experts.w + expert * experts.w_stride) +
@@ -59,26 +61,31 @@ class FpProduct {
 
   __device__ __forceinline__ void start() {
 #pragma unroll
-    for (int j = 0; j < kRing; ++j) load(ring_[j], j);
+    for (int s = 0; s < L::kRing; ++s) copy(s);
+    load_scales(0);
   }
 
   /// The rows' products, in every lane.
   __device__ __forceinline__ void run(const float4* x, float (&products)[R]) {
 #pragma unroll
     for (int r = 0; r < R; ++r) products[r] = 0;
-    for (int s = 0; s < L::kSteps; s += kRing) {
+#pragma unroll 1
+    for (int s = 0; s < L::kSteps; ++s) {
 #pragma unroll
-      for (int j = 0; j < kRing; ++j) {
-        if (active(s + j)) multiply(ring_[j], x + (s + j) * L::kChunks * 32 + lane_, products);
-        load(ring_[j], s + j + kRing);
+      for (int r = 0; r < R; ++r) {
+#pragma unroll
+        for (int i = 0; i < L::kScales; ++i) scale_[r][i] = next_scale_[r][i];
       }
+      load_scales(s + 1);
+      wait_for_copies<L::kRing - 1>();
+      if (active(s)) multiply(s, x + s * L::kChunks * 32 + lane_, products);
+      copy(s + L::kRing);
     }
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) {
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        products[r] =
-            __fadd_rn(products[r], __shfl_xor_sync(0xffffffffu, products[r], distance));
+        products[r] = __fadd_rn(products[r], __shfl_xor_sync(0xffffffffu, products[r], distance));
       }
     }
   }
@@ -88,20 +95,33 @@ class FpProduct {
     return step * L::kStep + lane_ * L::kThread < C::K;
   }
 
-  __device__ __forceinline__ void load(Step& step, int s) {
+  __device__ __forceinline__ u8* slot(int step, int r) const {
+    return shared_ + (step % L::kRing * R + r) * (C::kThreads * 16);
+  }
+
+  __device__ __forceinline__ void copy(int s) {
+    if (active(s)) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) copy_async16(slot(s, r), w_[r] + s * 512);
+    }
+    commit_copies();
+  }
+
+  __device__ __forceinline__ void load_scales(int s) {
     if (!active(s)) return;
     const int group = (s * L::kStep + lane_ * L::kThread) / C::kGroup;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      step.codes[r] = load_once16(w_[r] + s * 512);
 #pragma unroll
-      for (int i = 0; i < L::kScales; ++i) step.scale[r][i] = __ldg(scales_[r] + group + i);
+      for (int i = 0; i < L::kScales; ++i) next_scale_[r][i] = __ldg(scales_[r] + group + i);
     }
   }
 
-  __device__ __forceinline__ void multiply(const Step& step, const float4* x,
-                                           float (&products)[R]) {
+  __device__ __forceinline__ void multiply(int s, const float4* x, float (&products)[R]) {
     constexpr int kWords = 4 / L::kScales;  // of one scale
+    Packed<16> codes[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) codes[r].load(slot(s, r));
 #pragma unroll
     for (int i = 0; i < L::kScales; ++i) {
       float even[R], odd[R];
@@ -112,16 +132,16 @@ class FpProduct {
         if constexpr (C::kBits == 4) {
           const float4 a = x[2 * word * 32], b = x[(2 * word + 1) * 32];
 #pragma unroll
-          for (int r = 0; r < R; ++r) add_word(word_of(step.codes[r], word), a, b, even[r], odd[r]);
+          for (int r = 0; r < R; ++r) add_word(codes[r].word[word], a, b, even[r], odd[r]);
         } else {
           const float4 a = x[word * 32];
 #pragma unroll
-          for (int r = 0; r < R; ++r) add_word(word_of(step.codes[r], word), a, even[r], odd[r]);
+          for (int r = 0; r < R; ++r) add_word(codes[r].word[word], a, even[r], odd[r]);
         }
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        products[r] = __fmaf_rn(__fadd_rn(even[r], odd[r]), scale_of(step.scale[r][i]), products[r]);
+        products[r] = __fmaf_rn(__fadd_rn(even[r], odd[r]), scale_of(scale_[r][i]), products[r]);
       }
     }
   }
@@ -156,14 +176,11 @@ class FpProduct {
     }
   }
 
-  static __device__ __forceinline__ u32 word_of(const uint4& v, int i) {
-    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-  }
-
   const int lane_ = threadIdx.x % 32;
+  u8* const shared_;
   const u8* w_[R];
   const u8* scales_[R];
-  Step ring_[kRing];
+  u8 scale_[R][L::kScales], next_scale_[R][L::kScales];
 };
 
 }  // namespace zmlx

@@ -16,7 +16,6 @@ __device__ __forceinline__ void gather_qmm_combine_rows(
   extern __shared__ uint4 shared[];
   auto* staged = reinterpret_cast<typename P::Chunk*>(shared);
   constexpr int kStaged = P::kShared / 16;
-  auto* products = reinterpret_cast<Sum*>(staged + C::kTopK * kStaged);
 
   const int token = blockIdx.x;
   const int unit = threadIdx.x / P::kUnit;
@@ -26,7 +25,10 @@ __device__ __forceinline__ void gather_qmm_combine_rows(
   const u32 asked = expert_of<C>(indices, pair);
   const u32 expert = asked < C::E ? asked : 0;
 
-  typename P::template Product<P::kRows> product;
+  using Product = typename P::template Product<P::kRows>;
+  Product product(staged + C::kTopK * kStaged);
+  auto* products =
+      reinterpret_cast<Sum*>(staged + C::kTopK * kStaged + C::kThreads * Product::kShared / 16);
 #pragma unroll
   for (int r = 0; r < P::kRows; ++r) {
     product.set_row(r, down, expert, min(static_cast<int>(blockIdx.y) * kTile + first + r, C::N - 1));

@@ -39,8 +39,11 @@ class SwigluMma {
   static constexpr int kWarpBytes = C::kRing * L::kCodes + 2 * L::kScales;
   static constexpr int kRowWords = C::K / 2;
   static constexpr int kActivations = kWarps * kWarpBytes;
-  static constexpr int kResults = kActivations + L::kTokens * kRowWords * 4;
-  static constexpr int kList = kResults + 2 * L::kTokens * kTile * static_cast<int>(sizeof(float));
+  static constexpr int kActivationBytes = L::kStaged * kRowWords * 4;
+  static constexpr int kResultBytes = 2 * L::kStaged * kTile * static_cast<int>(sizeof(float));
+  // Results take the place of activations.
+  static constexpr int kList =
+      kActivations + (kActivationBytes > kResultBytes ? kActivationBytes : kResultBytes);
 
  public:
   static constexpr int kShared = kList + C::kMaxPairs * 2;
@@ -60,12 +63,19 @@ class SwigluMma {
       }
       return;
     }
-    const ExpertMembers<C> members(indices, expert, pair, gridDim.y, warp == 0, list);
-    if (!members.leads) return;
+    int count = 1;
+    if constexpr (C::kMaxTokens == 1) {
+      // A token's experts differ; if not, each pair makes its own copy of the result.
+      if (threadIdx.x == 0) list[0] = pair;
+    } else {
+      const ExpertMembers<C> members(indices, expert, pair, gridDim.y, warp == 0, list);
+      if (!members.leads) return;
+      count = members.count;
+    }
     const int row = min(n + warp / 2 * L::kRows, C::N - L::kRows);
     const WeightTile<C> tile(warp % 2 ? up : gate, expert, row);
-    for (int at = 0; at < members.count; at += L::kTokens) {
-      const int tokens = min(L::kTokens, members.count - at);
+    for (int at = 0; at < count; at += L::kStaged) {
+      const int tokens = min(L::kStaged, count - at);
       float sums[4] = {0, 0, 0, 0};
       product(tile, x, rows, list + at, tokens, memory, sums);
       finish(sums, gate, up, expert, rows, list + at, tokens, memory, out);
@@ -93,12 +103,15 @@ class SwigluMma {
                         __ldg(reinterpret_cast<const uint4*>(x + row * C::K) + half));
     }
     __syncthreads();
+    bool linear = false;
+#pragma unroll 1
     for (int s = 0; s < L::kStages; ++s) {
       wait_for_copies<C::kRing - 1>();
       __syncwarp();
+      if (s == 0) linear = tile_is_linear<C>(scales);
       u8* stage = codes + s % C::kRing * L::kCodes;
-      MmaStage<C>::run(stage, scales, s, activations, kRowWords, s * (L::kStageK / 32), tokens - 1,
-                       sums);
+      MmaStage<C>::run(linear, stage, scales, s, activations, kRowWords, s * (L::kStageK / 32),
+                       tokens - 1, sums);
       __syncwarp();
       if (s + C::kRing < L::kStages) tile.copy_stage(stage, s + C::kRing);
       commit_copies();
@@ -109,18 +122,22 @@ class SwigluMma {
                                                 const Experts<T, T>& up, u32 expert,
                                                 const u32* rows, const u16* list, int tokens,
                                                 u8* memory, T* out) {
-    auto* results = reinterpret_cast<float*>(memory + kResults);
+    auto* results = reinterpret_cast<float*>(memory + kActivations);
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    float* own = results + warp % 2 * L::kTokens * kTile + warp / 2 * L::kRows + g;
+    float* own = results + warp % 2 * L::kStaged * kTile + warp / 2 * L::kRows + g;
+    __syncthreads();  // activations have been read
 #pragma unroll
-    for (int i = 0; i < 4; ++i) own[(2 * t + i % 2) * kTile + i / 2 * 8] = sums[i];
+    for (int i = 0; i < 4; ++i) {
+      const int token = 2 * t + i % 2;
+      if (token < L::kStaged) own[token * kTile + i / 2 * 8] = sums[i];
+    }
     __syncthreads();
     const int n = blockIdx.x * kTile;
     for (int i = threadIdx.x; i < tokens * kTile; i += C::kThreads) {
       const int token = i / kTile, at = i % kTile;
       if (n + at >= C::N) continue;
       const auto g_value = with_bias<C>(results[i], gate, expert, n + at);
-      const auto u_value = with_bias<C>(results[L::kTokens * kTile + i], up, expert, n + at);
+      const auto u_value = with_bias<C>(results[L::kStaged * kTile + i], up, expert, n + at);
       T y = round_to<T>(to_float(activate<C>(g_value, u_value)));
       if (C::kRowIndices && row_of<C>(rows, list[token]) < 0) y = not_a_number<T>();
       out[static_cast<long long>(list[token]) * C::N + n + at] = y;

@@ -30,7 +30,7 @@ __device__ __forceinline__ void gather_qmm_swiglu_rows(
     }
     return;
   }
-  typename P::template Product<P::kRows> product;
+  typename P::template Product<P::kRows> product(shared + P::kShared / 16);
 #pragma unroll
   for (int i = 0; i < kHidden; ++i) {
     const int n = min(first + i, C::N - 1);

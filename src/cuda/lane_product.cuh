@@ -21,6 +21,10 @@ struct LaneLayout {
   static constexpr int kChunk = 16 / sizeof(T);          // elements in 16 bytes of x
   static constexpr int kChunks = kThread / kChunk;       // of a thread and step
   static constexpr int kShared = kSteps * kStep * sizeof(T);  // bytes of one row of x
+  static constexpr int kBytes = kThread * C::kBits / 8;  // codes of a thread and step
+  static constexpr bool kCopied = kBytes % 4 == 0;       // through shared memory
+  static constexpr int kRing = kSteps < C::kRing ? kSteps : C::kRing;
+  static constexpr int kCodes = kCopied ? kRing * kBytes : 0;  // bytes of a thread and row
   static constexpr bool kByFour = kNarrow && C::kExact && C::kBits == 4;
   static constexpr bool kPairs = kNarrow && C::kExact && C::kBits < 8;
 };
@@ -38,33 +42,35 @@ __device__ __forceinline__ void stage_lanes(const typename C::T* x, uint4* share
   }
 }
 
-/// Products of `R` rows with one row of x by a half warp.
+/// Products of `R` rows with one row of x by a half warp. Codes pass through shared memory some steps
+/// ahead: there they need no registers, and the loop over steps stays short. (Unrolled with codes in
+/// registers it was slower: most of a kernel's few microseconds went into fetching instructions.)
 template <class C, int R>
 class LaneProduct {
   using T = typename C::T;
   using L = LaneLayout<C>;
-  static constexpr int kBytes = L::kThread * C::kBits / 8;
-  static constexpr int kRing = R > 2 ? 2 : 4;  // steps in flight
-
-  struct Step {
-    Packed<kBytes> codes[R];
-    T scale[R], bias[R];
-  };
 
  public:
+  static constexpr int kShared = R * L::kCodes;  // bytes of a thread
+
+  /// @param shared  `kShared` bytes for every thread of the block.
+  __device__ __forceinline__ explicit LaneProduct(void* shared)
+      : shared_(static_cast<u8*>(shared) + threadIdx.x * L::kBytes) {}
+
   /// Row `r` of the product: row `n` of an expert's matrix.
   __device__ __forceinline__ void set_row(int r, const Experts<T, T>& experts, u32 expert, int n) {
     constexpr int kGroups = C::K / C::kGroup;
     w_[r] = reinterpret_cast<const u8*>(experts.w + expert * experts.w_stride) +
-            static_cast<long long>(n) * (C::K / 8 * C::kBits) + thread_ * kBytes;
+            static_cast<long long>(n) * (C::K / 8 * C::kBits) + thread_ * L::kBytes;
     scales_[r] = experts.scales + expert * experts.scales_stride + n * kGroups;
     biases_[r] = experts.biases + expert * experts.biases_stride + n * kGroups;
   }
 
-  /// Starts the first loads; to be called before x is waited for.
+  /// Starts the first copies; to be called before x is waited for.
   __device__ __forceinline__ void start() {
 #pragma unroll
-    for (int j = 0; j < kRing; ++j) load(ring_[j], j);
+    for (int s = 0; s < L::kRing; ++s) copy(s);
+    load_scales(0);
   }
 
   /// The rows' products, in every thread of the half warp.
@@ -74,12 +80,14 @@ class LaneProduct {
 #pragma unroll
       for (int i = 0; i < kSums; ++i) sums_[r][i] = 0;
     }
-    for (int s = 0; s < L::kSteps; s += kRing) {
+#pragma unroll 1
+    for (int s = 0; s < L::kSteps; ++s) {
 #pragma unroll
-      for (int j = 0; j < kRing; ++j) {
-        if (active(s + j)) multiply(ring_[j], x + (s + j) * L::kChunks * 16 + thread_);
-        load(ring_[j], s + j + kRing);
-      }
+      for (int r = 0; r < R; ++r) scale_[r] = next_scale_[r], bias_[r] = next_bias_[r];
+      load_scales(s + 1);
+      wait_for_copies<L::kRing - 1>();
+      if (active(s)) multiply(s, x + s * L::kChunks * 16 + thread_);
+      copy(s + L::kRing);
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) products[r] = reduce(sums_[r]);
@@ -94,18 +102,59 @@ class LaneProduct {
     return step * L::kStep + thread_ * L::kThread < C::K;
   }
 
-  __device__ __forceinline__ void load(Step& step, int s) {
+  __device__ __forceinline__ u8* slot(int step, int r) const {
+    return shared_ + (step % L::kRing * R + r) * (C::kThreads * L::kBytes);
+  }
+
+  __device__ __forceinline__ void copy(int s) {
+    if constexpr (L::kCopied) {
+      if (active(s)) {
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          copy_async<L::kBytes>(slot(s, r), w_[r] + s * 16 * L::kBytes);
+        }
+      }
+      commit_copies();
+    }
+  }
+
+  __device__ __forceinline__ void load_scales(int s) {
     if (!active(s)) return;
     const int group = (s * L::kStep + thread_ * L::kThread) / C::kGroup;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      step.codes[r].load(w_[r] + s * 16 * kBytes);
-      step.scale[r] = __ldg(scales_[r] + group);
-      step.bias[r] = __ldg(biases_[r] + group);
+      next_scale_[r] = __ldg(scales_[r] + group);
+      next_bias_[r] = __ldg(biases_[r] + group);
     }
   }
 
-  __device__ __forceinline__ void multiply(const Step& step, const uint4* x) {
+  __device__ __forceinline__ void multiply(int s, const uint4* x) {
+    Packed<L::kBytes> codes[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      codes[r].load(L::kCopied ? slot(s, r) : w_[r] + s * 16 * L::kBytes);
+    }
+    if constexpr (C::kExact && kHasLinear<T, C::kBits>) {
+      bool linear = true;
+#pragma unroll
+      for (int r = 0; r < R; ++r) linear &= is_linear(bits_of(scale_[r]));
+      if (linear) {
+        multiply_as<true>(codes, x);
+      } else {
+        multiply_as<false>(codes, x);
+      }
+    } else {
+      multiply_as<false>(codes, x);
+    }
+  }
+
+  template <bool Linear>
+  __device__ __forceinline__ void multiply_as(const Packed<L::kBytes> (&codes)[R], const uint4* x) {
+    Group<T, C::kBits, Linear> groups[R];
+    if constexpr (L::kNarrow && C::kExact) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) groups[r] = {bits_of(scale_[r]), bits_of(bias_[r])};
+    }
 #pragma unroll
     for (int chunk = 0; chunk < L::kChunks; ++chunk) {
       const uint4 v = x[chunk * 16];
@@ -113,44 +162,45 @@ class LaneProduct {
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         if constexpr (L::kNarrow && C::kExact) {
-          multiply_narrow(step, r, chunk, xs);
+          multiply_narrow(codes[r], sums_[r], chunk, groups[r], xs);
         } else {
-          multiply_wide(step, r, chunk, xs);
+          multiply_wide(codes[r], sums_[r], chunk, to_float(scale_[r]), to_float(bias_[r]), xs);
         }
       }
     }
   }
 
   /// Weights rounded to T.
-  __device__ __forceinline__ void multiply_narrow(const Step& step, int r, int chunk,
-                                                  const u32 (&xs)[4]) {
-    const u32 scale = twice(bits_of(step.scale[r])), bias = twice(bits_of(step.bias[r]));
+  template <bool Linear>
+  static __device__ __forceinline__ void multiply_narrow(
+      const Packed<L::kBytes>& codes, Sum (&sums)[kSums], int chunk,
+      const Group<T, C::kBits, Linear>& group, const u32 (&xs)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      u32 q;
-      if constexpr (L::kByFour) {
-        q = codes_to<T>(step.codes[r].word[chunk] >> (4 * i) & 0x000f000fu);
-      } else {
-        const int at = chunk * 8 + 2 * i;
-        q = pair_of_codes<T, C::kBits>(step.codes[r].template code<C::kBits>(at),
-                                       step.codes[r].template code<C::kBits>(at + 1));
-      }
-      const u32 w = scale2<T>(q, scale, bias);
       const int at = chunk * 4 + i;
-      if constexpr (L::kPairs) {
-        sums_[r][at] = fma2<T>(xs[i], w, sums_[r][at]);
+      u32 w;
+      if constexpr (L::kByFour) {
+        w = group.by_four(codes.word[chunk], 4 * i);
+      } else if constexpr (C::kBits == 8) {
+        w = group.bytes(__byte_perm(codes.word[at / 2], 0, at % 2 ? 0x4342 : 0x4140));
       } else {
-        sums_[r][2 * at] = __fmaf_rn(low<T>(xs[i]), low<T>(w), sums_[r][2 * at]);
-        sums_[r][2 * at + 1] = __fmaf_rn(high<T>(xs[i]), high<T>(w), sums_[r][2 * at + 1]);
+        w = group.pair(codes.template code<C::kBits>(2 * at),
+                       codes.template code<C::kBits>(2 * at + 1));
+      }
+      if constexpr (L::kPairs) {
+        sums[at] = fma2<T>(xs[i], w, sums[at]);
+      } else {
+        sums[2 * at] = __fmaf_rn(low<T>(xs[i]), low<T>(w), sums[2 * at]);
+        sums[2 * at + 1] = __fmaf_rn(high<T>(xs[i]), high<T>(w), sums[2 * at + 1]);
       }
     }
   }
 
   /// Weights in float32.
-  __device__ __forceinline__ void multiply_wide(const Step& step, int r, int chunk,
-                                                const u32 (&xs)[4]) {
+  static __device__ __forceinline__ void multiply_wide(const Packed<L::kBytes>& codes,
+                                                       Sum (&sums)[kSums], int chunk, float scale,
+                                                       float bias, const u32 (&xs)[4]) {
     if constexpr (!L::kPairs) {
-      const float scale = to_float(step.scale[r]), bias = to_float(step.bias[r]);
 #pragma unroll
       for (int i = 0; i < L::kChunk; ++i) {
         const int at = chunk * L::kChunk + i;
@@ -160,8 +210,8 @@ class LaneProduct {
         } else {
           value = __uint_as_float(xs[i]);
         }
-        const float q = code_to_float(step.codes[r].template code<C::kBits>(at));
-        sums_[r][at] = __fmaf_rn(value, __fmaf_rn(q, scale, bias), sums_[r][at]);
+        const float q = code_to_float(codes.template code<C::kBits>(at));
+        sums[at] = __fmaf_rn(value, __fmaf_rn(q, scale, bias), sums[at]);
       }
     }
   }
@@ -202,10 +252,11 @@ class LaneProduct {
   }
 
   const int thread_ = threadIdx.x % 16;
+  u8* const shared_;
   const u8* w_[R];
   const T* scales_[R];
   const T* biases_[R];
-  Step ring_[kRing];
+  T scale_[R], bias_[R], next_scale_[R], next_bias_[R];
   Sum sums_[R][kSums];
 };
 

@@ -5,29 +5,19 @@
 /// Loads of weights, which are read once, and copies to shared memory that run on their own.
 namespace zmlx {
 
-__device__ __forceinline__ uint4 load_once16(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
-  return v;
-}
-
 /// `Bytes` bytes of packed codes, as wide as their alignment allows.
 template <int Bytes>
 struct Packed {
   u32 word[(Bytes + 3) / 4];
 
+  /// From shared memory where codes are whole words, else from global memory.
   __device__ __forceinline__ void load(const u8* p) {
     if constexpr (Bytes == 16) {
-      const uint4 v = load_once16(p);
+      const uint4 v = *reinterpret_cast<const uint4*>(p);
       word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
-    } else if constexpr (Bytes == 8) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(p));
-      word[0] = v.x, word[1] = v.y;
     } else if constexpr (Bytes % 4 == 0) {
 #pragma unroll
-      for (int i = 0; i < Bytes / 4; ++i) word[i] = __ldg(reinterpret_cast<const u32*>(p) + i);
+      for (int i = 0; i < Bytes / 4; ++i) word[i] = reinterpret_cast<const u32*>(p)[i];
     } else {
       const u16* half = reinterpret_cast<const u16*>(p);
 #pragma unroll
@@ -53,6 +43,24 @@ __device__ __forceinline__ void copy_async16(void* shared, const void* global) {
                :
                : "r"(static_cast<u32>(__cvta_generic_to_shared(shared))), "l"(global)
                : "memory");
+}
+/// 4, 8 or 16 bytes, or several times 4.
+template <int Bytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  static_assert(Bytes % 4 == 0);
+  if constexpr (Bytes == 16) {
+    copy_async16(shared, global);
+  } else {
+    constexpr int kPart = Bytes == 8 ? 8 : 4;
+#pragma unroll
+    for (int i = 0; i < Bytes; i += kPart) {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                   :
+                   : "r"(static_cast<u32>(__cvta_generic_to_shared(shared)) + i),
+                     "l"(static_cast<const u8*>(global) + i), "n"(kPart)
+                   : "memory");
+    }
+  }
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int Pending>

@@ -35,6 +35,7 @@ template <class C>
 struct MmaLayout {
   static constexpr int kRows = 16;                  // of a warp
   static constexpr int kTokens = 8;                 // of a tile
+  static constexpr int kStaged = C::kMaxTokens < kTokens ? C::kMaxTokens : kTokens;
   static constexpr int kRowBytes = C::K / 8 * C::kBits;
   static constexpr int kStageBytes = 128;           // of one row
   static constexpr int kStageK = kStageBytes * 8 / C::kBits;
@@ -97,6 +98,20 @@ struct WeightTile {
   }
 };
 
+/// Whether codes of a tile need no conversion: see `is_linear`. For a whole warp.
+template <class C>
+__device__ __forceinline__ bool tile_is_linear(const u8* scales) {
+  if constexpr (kHasLinear<typename C::T, C::kBits>) {
+    bool linear = true;
+    for (int i = threadIdx.x % 32; i < MmaLayout<C>::kScales / 2; i += 32) {
+      linear &= is_linear(reinterpret_cast<const u16*>(scales)[i]);
+    }
+    return __all_sync(0xffffffffu, linear);
+  } else {
+    return false;
+  }
+}
+
 /// Multiplies one stage of a weight tile with staged activations.
 template <class C>
 class MmaStage {
@@ -105,18 +120,33 @@ class MmaStage {
   static constexpr int kPairs = L::kStageK / 32;  // pairs of blocks
 
  public:
+  /// @param linear       what `tile_is_linear` says.
   /// @param codes        the stage, as `WeightTile::copy_stage` left it.
   /// @param scales       of the tile, as `WeightTile::copy_scales` left them.
   /// @param activations  rows of `row_words` words; `pair_offset` pairs of blocks before this stage.
-  __device__ __forceinline__ static void run(const u8* codes, const u8* scales, int stage,
-                                             const u32* activations, int row_words,
+  __device__ __forceinline__ static void run(bool linear, const u8* codes, const u8* scales,
+                                             int stage, const u32* activations, int row_words,
                                              int pair_offset, int last_token, float (&sums)[4]) {
+    if (kHasLinear<T, C::kBits> && linear) {
+      run_as<kHasLinear<T, C::kBits>>(codes, scales, stage, activations, row_words, pair_offset,
+                                      last_token, sums);
+    } else {
+      run_as<false>(codes, scales, stage, activations, row_words, pair_offset, last_token, sums);
+    }
+  }
+
+ private:
+  template <bool Linear>
+  __device__ __forceinline__ static void run_as(const u8* codes, const u8* scales, int stage,
+                                                const u32* activations, int row_words,
+                                                int pair_offset, int last_token,
+                                                float (&sums)[4]) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int token = min(g, last_token);
     const uint4* x = reinterpret_cast<const uint4*>(activations + token * row_words);
     const u8* first = codes + g * L::kStageBytes;
-    const T* s = reinterpret_cast<const T*>(scales) + g * L::kGroups;
-    u32 scale[2], bias[2];
+    const u16* s = reinterpret_cast<const u16*>(scales) + g * L::kGroups;
+    Group<T, C::kBits, Linear> groups[2];
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
       const int k = stage * L::kStageK + p * 32;
@@ -125,26 +155,25 @@ class MmaStage {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int at = r * 8 * L::kGroups + k / C::kGroup;
-          scale[r] = twice(reinterpret_cast<const u16*>(s)[at]);
-          bias[r] = twice(reinterpret_cast<const u16*>(s)[L::kRows * L::kGroups + at]);
+          groups[r] = {s[at], s[L::kRows * L::kGroups + at]};
         }
       }
       const uint4 v = x[activation_unit(token, pair_offset + p, t)];
       u32 a[2][4];
-      dequantize(first, p, g, t, scale, bias, a);
+      dequantize(first, p, g, t, groups, a);
       mma<T>(sums, a[0], v.x, v.y);
       mma<T>(sums, a[1], v.z, v.w);
     }
   }
 
- private:
   static __device__ __forceinline__ uint4 chunk_of(const u8* row, int chunk, int g) {
     return *reinterpret_cast<const uint4*>(row + ((chunk ^ g) << 4));
   }
 
   /// The operands of blocks 2 * p and 2 * p + 1.
+  template <bool Linear>
   static __device__ __forceinline__ void dequantize(const u8* first, int p, int g, int t,
-                                                    const u32 (&scale)[2], const u32 (&bias)[2],
+                                                    const Group<T, C::kBits, Linear> (&groups)[2],
                                                     u32 (&a)[2][4]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -154,20 +183,15 @@ class MmaStage {
         const u32 words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int half = 0; half < 4; ++half) {
-          const u32 q = codes_to<T>(words[half] >> (4 * t) & 0x000f000fu);
-          a[half / 2][half % 2 * 2 + r] = scale2<T>(q, scale[r], bias[r]);
+          a[half / 2][half % 2 * 2 + r] = groups[r].by_four(words[half], 4 * t);
         }
       } else {
+        const u32 select = t * 0x11u | (t + 4) * 0x1100u;
 #pragma unroll
         for (int block = 0; block < 2; ++block) {
           const uint4 v = chunk_of(row, 2 * p + block, g);
-          const u32 words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const u32 q = pair_of_codes<T, 8>(words[2 * half] >> (8 * t) & 255,
-                                              words[2 * half + 1] >> (8 * t) & 255);
-            a[block][half * 2 + r] = scale2<T>(q, scale[r], bias[r]);
-          }
+          a[block][r] = groups[r].bytes(__byte_perm(v.x, v.y, select) & 0x00ff00ffu);
+          a[block][2 + r] = groups[r].bytes(__byte_perm(v.z, v.w, select) & 0x00ff00ffu);
         }
       }
     }

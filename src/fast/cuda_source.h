@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace zmlx::fast {
+
+/// A file of src/cuda, embedded when the library was built.
+struct CudaFile {
+  const char* name;
+  const char* text;
+};
+extern const CudaFile kCudaFiles[];
+extern const size_t kCudaFileCount;
+
+/// A file of src/cuda with what it includes from there in its place, each file once, and without
+/// comments and indentation: MLX hashes a kernel's source at every launch.
+/// @throws std::logic_error if there is no such file.
+std::string cuda_source(const std::string& name);
+
+}  // namespace zmlx::fast
