@@ -93,18 +93,26 @@ class CombineMma {
   }
 
  private:
-  /// Groups the pairs by expert, in any order: results do not depend on it.
   __device__ __forceinline__ void find_leaders() {
     if constexpr (C::kMaxTokens == 1) {
-      // A token's experts differ; if not, each of its pairs is multiplied anew.
-      for (int pair = threadIdx.x; pair < C::kTopK; pair += C::kThreads) {
-        leaders_[pair] = {note_pair(pair) ? expert_of<C>(indices_, pair) : 0, 1, pair};
-        order_[pair] = pair;
-      }
-      leader_count_ = C::kTopK;
-      __syncthreads();
-      return;
+      take_each_pair();
+    } else {
+      group_pairs();
     }
+  }
+
+  /// A token's experts differ; if not, each of its pairs is multiplied anew.
+  __device__ __forceinline__ void take_each_pair() {
+    for (int pair = threadIdx.x; pair < C::kTopK; pair += C::kThreads) {
+      leaders_[pair] = {note_pair(pair) ? expert_of<C>(indices_, pair) : 0, 1, pair};
+      order_[pair] = pair;
+    }
+    leader_count_ = C::kTopK;
+    __syncthreads();
+  }
+
+  /// Groups the pairs by expert, in any order: results do not depend on it.
+  __device__ __forceinline__ void group_pairs() {
     for (int i = threadIdx.x; i <= C::E; i += C::kThreads) counts_[i] = 0;
     __syncthreads();
     for (int pair = threadIdx.x; pair < pairs_; pair += C::kThreads) {

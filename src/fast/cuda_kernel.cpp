@@ -1,5 +1,6 @@
 #include "fast/cuda_kernel.h"
 
+#include <cstdio>
 #include <mutex>
 #include <unordered_map>
 
@@ -31,13 +32,14 @@ std::string launch_bounds(const CudaKernel& kernel) {
 std::shared_ptr<mx::Primitive> make(const CudaKernel& kernel, const mx::Stream& stream,
                                     const std::vector<mx::array>& inputs,
                                     const std::vector<mx::array>& outputs) {
-  const auto header = cuda_source(kernel.file) + kernel.config + launch_bounds(kernel);
+  const auto text = cuda_source(kernel.file) + kernel.config + launch_bounds(kernel);
   // MLX keeps compiled kernels by name, so the name tells sources apart.
   char hash[32];
-  std::snprintf(hash, sizeof(hash), "_%016zx", std::hash<std::string>{}(header + kernel.body));
-  const auto stem = kernel.file.substr(0, kernel.file.find('.'));
-  auto call = mx::fast::cuda_kernel("zmlx_" + stem + hash, kernel.inputs, kernel.outputs,
-                                    kernel.body, header, kernel.copy_strided, kernel.shared_memory);
+  std::snprintf(hash, sizeof(hash), "_%016zx", std::hash<std::string>{}(text + kernel.body));
+  const auto name = "zmlx_" + kernel.file.substr(0, kernel.file.find('.')) + hash;
+  auto call = mx::fast::cuda_kernel(name, kernel.inputs, kernel.outputs, kernel.body,
+                                    cuda_include(name + ".cuh", text), kernel.copy_strided,
+                                    kernel.shared_memory);
   std::vector<mx::Shape> shapes;
   std::vector<mx::Dtype> types;
   for (const auto& out : outputs) {

@@ -28,9 +28,9 @@ struct CudaKernel {
   std::vector<std::string> inputs, outputs;  ///< names of the kernel's parameters
   std::tuple<int, int, int> blocks;
   int threads;
-  int blocks_per_sm;     ///< that must fit into the registers
-  int shared_memory;     ///< bytes
-  bool copy_strided;     ///< whether inputs that are not contiguous are copied
+  int blocks_per_sm;  ///< that must fit into the registers
+  int shared_memory;  ///< bytes
+  bool copy_strided;  ///< whether inputs that are not contiguous are copied
 };
 
 /// What tells calls apart that need a different kernel or launch.

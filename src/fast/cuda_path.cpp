@@ -47,7 +47,8 @@ std::string choose_exact(const CudaCall& c, CudaProduct& product) {
     return "";
   }
   // MLX has no kernel for 1 bit, so there is nothing to follow.
-  if (c.pairs() >= 8 && tiles && q.bits != 1) return "MLX's qmm_naive is not followed for this type";
+  if (c.pairs() >= 8 && tiles && q.bits != 1)
+    return "MLX's qmm_naive is not followed for this type";
   product = CudaProduct::lanes;
   return "";
 }
@@ -70,12 +71,18 @@ int staged_row(const CudaCall& c, CudaProduct product) {
   return ceil_div(c.K, step) * step * size;
 }
 
+/// Whether the kernels that work row by row gain from more blocks a multiprocessor rather than from
+/// having all of a row on its way: 8-bit and fp codes do, as measured on one H200.
+bool dense(const CudaCall& c, const CudaPlan& plan) {
+  return plan.product == CudaProduct::fp || (c.exact && c.quantization.bits == 8);
+}
+
 /// Steps of the inner dimension whose codes are on their way, and their bytes in a block's shared
 /// memory; see LaneLayout and FpLayout in src/cuda.
 int copied_codes(const CudaCall& c, CudaPlan& plan) {
   const auto& q = c.quantization;
   const bool fp = plan.product == CudaProduct::fp, narrow = mx::size_of(c.type) == 2;
-  plan.ring = 8;
+  plan.ring = !dense(c, plan) ? 8 : fp ? 2 : 4;
   const int lane = narrow && q.bits <= 4 ? 16 : 8;
   const int step = 32 * (fp ? (q.bits == 4 ? 32 : 16) : lane);
   const int bytes = fp ? 16 : 2 * lane * q.bits / 8;
@@ -134,6 +141,7 @@ CudaPlan plan_swiglu(const CudaCall& c) {
     fit = c.tokens == 1 ? std::ranges::any_of(kOne, attempt) : std::ranges::any_of(kMany, attempt);
   } else {
     plan.threads = 128;
+    plan.blocks_per_sm = dense(c, plan) ? 6 : 1;
     plan.tile = plan.product == CudaProduct::fp ? plan.threads / 32 * 2 : plan.threads / 16;
     fit = fits(c, plan, staged_row(c, plan.product) + copied_codes(c, plan));
   }
@@ -160,8 +168,9 @@ CudaPlan plan_combine(const CudaCall& c, int sum_bytes) {
       const int scale_buffers = ceil_div(launch.ring, sizes.stages) + 1;
       const int warp = launch.ring * kStageBytes + scale_buffers * sizes.scales +
                        2 * plan.max_tokens * sizes.stage_k * 2;
-      return fits(c, plan, plan.threads / 32 * warp + plan.max_pairs * (16 * sum_bytes + 20) +
-                               (c.experts + 1) * 4);
+      return fits(
+          c, plan,
+          plan.threads / 32 * warp + plan.max_pairs * (16 * sum_bytes + 20) + (c.experts + 1) * 4);
     };
     fit = std::ranges::any_of(kLaunches, attempt);
   } else {
@@ -169,9 +178,11 @@ CudaPlan plan_combine(const CudaCall& c, int sum_bytes) {
     const int unit = fp ? 32 : 16, rows = fp ? 4 : 2, units = fp ? 2 : 4;
     plan.threads = c.top_k * units * unit;
     plan.tile = units * rows;
+    plan.blocks_per_sm = dense(c, plan) && plan.threads <= 256 ? 3 : 1;
     if (plan.threads > 512) plan.obstacle = "more than 8 experts a token";
-    fit = fits(c, plan, c.top_k * (staged_row(c, plan.product) + plan.tile * sum_bytes) +
-                            copied_codes(c, plan));
+    fit = fits(
+        c, plan,
+        c.top_k * (staged_row(c, plan.product) + plan.tile * sum_bytes) + copied_codes(c, plan));
   }
   if (plan.obstacle.empty() && !fit) plan.obstacle = "rows too long for shared memory";
   return plan;
@@ -181,8 +192,9 @@ CudaCall cuda_call(const mx::array& x, const mx::array& w, const mx::array& indi
                    const Quantization& q, bool exact) {
   const int top_k = indices.ndim() == 0 ? 1 : indices.shape(-1);
   const int tokens = top_k == 0 ? 0 : static_cast<int>(indices.size()) / top_k;
-  return {q,          x.dtype(), w.shape(-2), x.shape(-1), w.shape(0),
-          tokens,     top_k,     exact,       cuda_compute_capability()};
+  return {q,           x.dtype(),  w.shape(-2),
+          x.shape(-1), w.shape(0), tokens,
+          top_k,       exact,      cuda_compute_capability()};
 }
 
 int rms_norm_threads(int width, size_t itemsize) {

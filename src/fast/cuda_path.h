@@ -4,8 +4,8 @@
 
 #include "fast/quantization.h"
 
-/// Which kernel of src/cuda takes a call, if any. In numerics "exact" it is the one that follows the
-/// order of sums of MLX's own kernel for that call; docs/numerics.md has the table.
+/// Which kernel of src/cuda takes a call, if any. In numerics "exact" it is the one that follows
+/// the order of sums of MLX's own kernel for that call; docs/numerics.md has the table.
 namespace zmlx::fast {
 
 /// The order in which a product is summed, named after the files of src/cuda.
@@ -32,9 +32,9 @@ struct CudaPlan {
   std::string obstacle;
   CudaProduct product = CudaProduct::lanes;
   int threads = 0;
-  int ring = 1;           ///< stages in flight
-  int max_tokens = 1;     ///< pairs of one expert that are multiplied together
-  int max_pairs = 32;     ///< of the call
+  int ring = 1;        ///< stages in flight
+  int max_tokens = 1;  ///< pairs of one expert that are multiplied together
+  int max_pairs = 32;  ///< of the call
   int blocks_per_sm = 1;
   int tile = 0;           ///< rows of a matrix that a block makes
   int shared_memory = 0;  ///< bytes

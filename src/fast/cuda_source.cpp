@@ -1,5 +1,10 @@
 #include "fast/cuda_source.h"
 
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -40,7 +45,44 @@ void append(const std::string& name, std::set<std::string>& included, std::strin
   }
 }
 
+/// A folder of this process for what NVRTC reads.
+class SourceFolder {
+ public:
+  SourceFolder() {
+    std::error_code error;
+    auto pattern = (std::filesystem::temp_directory_path(error) / "zmlx-cuda-XXXXXX").string();
+    if (!error && mkdtemp(pattern.data())) path_ = pattern;
+  }
+  ~SourceFolder() {
+    std::error_code error;
+    // A forked process leaves it to the one that made it.
+    if (!path_.empty() && getpid() == owner_) std::filesystem::remove_all(path_, error);
+  }
+  SourceFolder(const SourceFolder&) = delete;
+  SourceFolder& operator=(const SourceFolder&) = delete;
+
+  /// The path of a new file, or nothing if it cannot be written.
+  std::string write(const std::string& name, const std::string& text) const {
+    if (path_.empty()) return "";
+    const auto path = path_ + "/" + name;
+    std::ofstream file(path, std::ios::binary);
+    file << text;
+    file.close();
+    return file ? path : "";
+  }
+
+ private:
+  const pid_t owner_ = getpid();
+  std::string path_;
+};
+
 }  // namespace
+
+std::string cuda_include(const std::string& name, const std::string& text) {
+  static const SourceFolder folder;
+  const auto path = folder.write(name, text);
+  return path.empty() ? text : "#include \"" + path + "\"\n";
+}
 
 std::string cuda_source(const std::string& name) {
   std::set<std::string> included;

@@ -56,7 +56,9 @@ class Config {
     std::snprintf(buffer, sizeof(buffer), "%a", static_cast<double>(value));
     text_ << "static constexpr float " << name << " = " << buffer << ";\n";
   }
-  std::string text() const { return "namespace zmlx {\nstruct Config {\n" + text_.str() + "};\n}\n"; }
+  std::string text() const {
+    return "namespace zmlx {\nstruct Config {\n" + text_.str() + "};\n}\n";
+  }
 
  private:
   std::ostringstream text_;
@@ -167,8 +169,8 @@ void add_call(KeyBuilder& key, const CudaCall& call, const PairStrides& indices,
 }
 
 [[noreturn]] void refuse(const char* op, const std::string& obstacle) {
-  throw std::runtime_error("[" + std::string(op) + "] has no CUDA kernel for this call: " +
-                           obstacle + ".");
+  throw std::runtime_error("[" + std::string(op) +
+                           "] has no CUDA kernel for this call: " + obstacle + ".");
 }
 
 int blocks(int size, int tile) { return (size + tile - 1) / tile; }
@@ -224,18 +226,18 @@ void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
                            up.text("up_", type.c_str(), copied) + ", indices, " +
                            (lhs ? "rows" : "nullptr") + ", out);";
     const int tiles = blocks(call.N, plan.tile);
-    return CudaKernel{
-        mma ? "gather_qmm_swiglu_mma.cuh" : "gather_qmm_swiglu_rows.cuh",
-        config.text(),
-        (mma ? "zmlx::SwigluMma<zmlx::Config>::run" : "zmlx::gather_qmm_swiglu_rows<zmlx::Config>") +
-            arguments,
-        names,
-        {"out"},
-        mma ? std::tuple{tiles, call.pairs(), 1} : std::tuple{call.pairs(), tiles, 1},
-        plan.threads,
-        plan.blocks_per_sm,
-        plan.shared_memory,
-        copied};
+    return CudaKernel{mma ? "gather_qmm_swiglu_mma.cuh" : "gather_qmm_swiglu_rows.cuh",
+                      config.text(),
+                      (mma ? "zmlx::SwigluMma<zmlx::Config>::run"
+                           : "zmlx::gather_qmm_swiglu_rows<zmlx::Config>") +
+                          arguments,
+                      names,
+                      {"out"},
+                      mma ? std::tuple{tiles, call.pairs(), 1} : std::tuple{call.pairs(), tiles, 1},
+                      plan.threads,
+                      plan.blocks_per_sm,
+                      plan.shared_memory,
+                      copied};
   };
   cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
 }
@@ -253,8 +255,8 @@ void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
   const auto plan = plan_combine(call, std::strcmp(sum, "float") == 0 ? 4 : 2);
   if (!plan.obstacle.empty()) refuse(name(), plan.obstacle);
   PairStrides strides(rhs), weight_strides(weights);
-  const bool copied = !(x.flags().row_contiguous && down.readable() && strides.ok &&
-                        weight_strides.ok);
+  const bool copied =
+      !(x.flags().row_contiguous && down.readable() && strides.ok && weight_strides.ok);
   if (copied) strides = weight_strides = PairStrides(call.top_k);
 
   KeyBuilder key;
@@ -277,20 +279,19 @@ void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
     const bool mma = plan.product == CudaProduct::mma;
     const auto experts = down.text("down_", type.c_str(), copied);
     const int tiles = blocks(call.N, plan.tile);
-    return CudaKernel{
-        mma ? "gather_qmm_combine_mma.cuh" : "gather_qmm_combine_rows.cuh",
-        config.text(),
-        mma ? "zmlx::CombineMma<zmlx::Config>(x, " + experts +
-                  ", indices, weights, zmlx::tokens_of(x_shape, x_ndim)).run(out);"
-            : "zmlx::gather_qmm_combine_rows<zmlx::Config>(x, " + experts +
-                  ", indices, weights, out);",
-        names,
-        {"out"},
-        mma ? std::tuple{tiles, 1, 1} : std::tuple{call.tokens, tiles, 1},
-        plan.threads,
-        plan.blocks_per_sm,
-        plan.shared_memory,
-        copied};
+    return CudaKernel{mma ? "gather_qmm_combine_mma.cuh" : "gather_qmm_combine_rows.cuh",
+                      config.text(),
+                      mma ? "zmlx::CombineMma<zmlx::Config>(x, " + experts +
+                                ", indices, weights, zmlx::tokens_of(x_shape, x_ndim)).run(out);"
+                          : "zmlx::gather_qmm_combine_rows<zmlx::Config>(x, " + experts +
+                                ", indices, weights, out);",
+                      names,
+                      {"out"},
+                      mma ? std::tuple{tiles, 1, 1} : std::tuple{call.tokens, tiles, 1},
+                      plan.threads,
+                      plan.blocks_per_sm,
+                      plan.shared_memory,
+                      copied};
   };
   cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
 }
@@ -312,19 +313,20 @@ void AddRmsNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::
     std::vector<std::string> names{"x", "residual"};
     if (options_.has_weight) names.push_back("weight");
     const auto type = qualified(type_name(x.dtype()));
-    return CudaKernel{"add_rms_norm.cuh",
-                      "",
-                      "zmlx::add_rms_norm<" + type + ", " + std::to_string(width) + ", " +
-                          std::to_string(threads) + ">(x, residual, " +
-                          (options_.has_weight ? "weight" : "static_cast<const " + type + "*>(nullptr)") +
-                          ", " + eps + ", normed, sum);",
-                      names,
-                      {"normed", "sum"},
-                      {rows, 1, 1},
-                      threads,
-                      1,
-                      0,
-                      copied};
+    return CudaKernel{
+        "add_rms_norm.cuh",
+        "",
+        "zmlx::add_rms_norm<" + type + ", " + std::to_string(width) + ", " +
+            std::to_string(threads) + ">(x, residual, " +
+            (options_.has_weight ? "weight" : "static_cast<const " + type + "*>(nullptr)") + ", " +
+            eps + ", normed, sum);",
+        names,
+        {"normed", "sum"},
+        {rows, 1, 1},
+        threads,
+        1,
+        0,
+        copied};
   };
   cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
 }

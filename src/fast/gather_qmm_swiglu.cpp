@@ -179,8 +179,8 @@ mx::array gather_qmm_swiglu(
 
   const bool on_cpu = s.device == mx::Device::cpu;
   const auto* rows = lhs_indices ? &inputs.back() : nullptr;
-  auto obstacle = on_cpu ? cpu_obstacle(s, x, gate, q, transpose)
-                         : cuda_obstacle(s, x, gate, q, transpose);
+  auto obstacle =
+      on_cpu ? cpu_obstacle(s, x, gate, q, transpose) : cuda_obstacle(s, x, gate, q, transpose);
   if (obstacle.empty()) {
     obstacle =
         on_cpu ? cpu_obstacle(s, x, up, q, transpose) : cuda_obstacle(s, x, up, q, transpose);
