@@ -14,6 +14,7 @@ struct FpLayout {
   static constexpr int kStep = 32 * kThread;
   static constexpr int kSteps = (C::K + kStep - 1) / kStep;
   static constexpr int kChunks = kThread / 4;  // 16 bytes of float32 x
+  static constexpr int kSwizzle = 8 / kChunks;  // keeps staging free of bank conflicts
   static constexpr int kScales = kThread > C::kGroup ? kThread / C::kGroup : 1;
   static constexpr int kShared = kSteps * kStep * 4;  // bytes of one row of x
   static constexpr int kRing = kSteps < C::kRing ? kSteps : C::kRing;
@@ -35,7 +36,8 @@ __device__ __forceinline__ void stage_fp(const typename C::T* x, float4* shared)
     }
     v = {v.x * unit, v.y * unit, v.z * unit, v.w * unit};
     const int step = i / (32 * L::kChunks), within = i % (32 * L::kChunks);
-    shared[(step * L::kChunks + within % L::kChunks) * 32 + within / L::kChunks] = v;
+    const int lane = within / L::kChunks, chunk = within % L::kChunks;
+    shared[(step * L::kChunks + chunk) * 32 + (lane ^ chunk * L::kSwizzle)] = v;
   }
 }
 
@@ -69,7 +71,7 @@ class FpProduct {
   __device__ __forceinline__ void run(const float4* x, float (&products)[R]) {
 #pragma unroll
     for (int r = 0; r < R; ++r) products[r] = 0;
-#pragma unroll 1
+#pragma unroll(L::kSteps <= 8 ? L::kSteps : 2)
     for (int s = 0; s < L::kSteps; ++s) {
 #pragma unroll
       for (int r = 0; r < R; ++r) {
@@ -78,7 +80,7 @@ class FpProduct {
       }
       load_scales(s + 1);
       wait_for_copies<L::kRing - 1>();
-      if (active(s)) multiply(s, x + s * L::kChunks * 32 + lane_, products);
+      if (active(s)) multiply(s, x + s * L::kChunks * 32, products);
       copy(s + L::kRing);
     }
 #pragma unroll
@@ -130,11 +132,11 @@ class FpProduct {
 #pragma unroll
       for (int word = i * kWords; word < (i + 1) * kWords; ++word) {
         if constexpr (C::kBits == 4) {
-          const float4 a = x[2 * word * 32], b = x[(2 * word + 1) * 32];
+          const float4 a = chunk_of(x, 2 * word), b = chunk_of(x, 2 * word + 1);
 #pragma unroll
           for (int r = 0; r < R; ++r) add_word(codes[r].word[word], a, b, even[r], odd[r]);
         } else {
-          const float4 a = x[word * 32];
+          const float4 a = chunk_of(x, word);
 #pragma unroll
           for (int r = 0; r < R; ++r) add_word(codes[r].word[word], a, even[r], odd[r]);
         }
@@ -144,6 +146,10 @@ class FpProduct {
         products[r] = __fmaf_rn(__fadd_rn(even[r], odd[r]), scale_of(scale_[r][i]), products[r]);
       }
     }
+  }
+
+  __device__ __forceinline__ float4 chunk_of(const float4* x, int chunk) const {
+    return x[chunk * 32 + (lane_ ^ chunk * L::kSwizzle)];
   }
 
   static __device__ __forceinline__ void add_word(u32 word, const float4& a, const float4& b,

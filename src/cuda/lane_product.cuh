@@ -20,6 +20,7 @@ struct LaneLayout {
   static constexpr int kSteps = (C::K + kStep - 1) / kStep;
   static constexpr int kChunk = 16 / sizeof(T);          // elements in 16 bytes of x
   static constexpr int kChunks = kThread / kChunk;       // of a thread and step
+  static constexpr int kSwizzle = 8 / kChunks;           // keeps staging free of bank conflicts
   static constexpr int kShared = kSteps * kStep * sizeof(T);  // bytes of one row of x
   static constexpr int kBytes = kThread * C::kBits / 8;  // codes of a thread and step
   static constexpr bool kCopied = kBytes % 4 == 0;       // through shared memory
@@ -29,7 +30,7 @@ struct LaneLayout {
   static constexpr bool kPairs = kNarrow && C::kExact && C::kBits < 8;
 };
 
-/// Copies row x to shared memory: the chunks of a step side by side for the 16 threads.
+/// Copies row x to shared memory: the same chunk of all 16 threads side by side.
 template <class C>
 __device__ __forceinline__ void stage_lanes(const typename C::T* x, uint4* shared) {
   using L = LaneLayout<C>;
@@ -38,13 +39,12 @@ __device__ __forceinline__ void stage_lanes(const typename C::T* x, uint4* share
     if constexpr (L::kByFour) v = pair_by_four(v);
     const int step = i / (16 * L::kChunks), within = i % (16 * L::kChunks);
     const int thread = within / L::kChunks, chunk = within % L::kChunks;
-    shared[(step * L::kChunks + chunk) * 16 + thread] = v;
+    shared[(step * L::kChunks + chunk) * 16 + (thread ^ chunk * L::kSwizzle)] = v;
   }
 }
 
 /// Products of `R` rows with one row of x by a half warp. Codes pass through shared memory some steps
-/// ahead: there they need no registers, and the loop over steps stays short. (Unrolled with codes in
-/// registers it was slower: most of a kernel's few microseconds went into fetching instructions.)
+/// ahead, where they need no registers.
 template <class C, int R>
 class LaneProduct {
   using T = typename C::T;
@@ -80,13 +80,13 @@ class LaneProduct {
 #pragma unroll
       for (int i = 0; i < kSums; ++i) sums_[r][i] = 0;
     }
-#pragma unroll 1
+#pragma unroll(L::kSteps <= 16 ? L::kSteps : 4)
     for (int s = 0; s < L::kSteps; ++s) {
 #pragma unroll
       for (int r = 0; r < R; ++r) scale_[r] = next_scale_[r], bias_[r] = next_bias_[r];
       load_scales(s + 1);
       wait_for_copies<L::kRing - 1>();
-      if (active(s)) multiply(s, x + s * L::kChunks * 16 + thread_);
+      if (active(s)) multiply(s, x + s * L::kChunks * 16);
       copy(s + L::kRing);
     }
 #pragma unroll
@@ -157,7 +157,7 @@ class LaneProduct {
     }
 #pragma unroll
     for (int chunk = 0; chunk < L::kChunks; ++chunk) {
-      const uint4 v = x[chunk * 16];
+      const uint4 v = x[chunk * 16 + (thread_ ^ chunk * L::kSwizzle)];
       const u32 xs[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
       for (int r = 0; r < R; ++r) {

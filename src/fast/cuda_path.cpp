@@ -82,7 +82,7 @@ bool dense(const CudaCall& c, const CudaPlan& plan) {
 int copied_codes(const CudaCall& c, CudaPlan& plan) {
   const auto& q = c.quantization;
   const bool fp = plan.product == CudaProduct::fp, narrow = mx::size_of(c.type) == 2;
-  plan.ring = !dense(c, plan) ? 8 : fp ? 2 : 4;
+  plan.ring = !dense(c, plan) ? 8 : fp ? 3 : 4;
   const int lane = narrow && q.bits <= 4 ? 16 : 8;
   const int step = 32 * (fp ? (q.bits == 4 ? 32 : 16) : lane);
   const int bytes = fp ? 16 : 2 * lane * q.bits / 8;
@@ -141,7 +141,7 @@ CudaPlan plan_swiglu(const CudaCall& c) {
     fit = c.tokens == 1 ? std::ranges::any_of(kOne, attempt) : std::ranges::any_of(kMany, attempt);
   } else {
     plan.threads = 128;
-    plan.blocks_per_sm = dense(c, plan) ? 6 : 1;
+    plan.blocks_per_sm = dense(c, plan) ? 5 : 1;
     plan.tile = plan.product == CudaProduct::fp ? plan.threads / 32 * 2 : plan.threads / 16;
     fit = fits(c, plan, staged_row(c, plan.product) + copied_codes(c, plan));
   }
@@ -178,7 +178,7 @@ CudaPlan plan_combine(const CudaCall& c, int sum_bytes) {
     const int unit = fp ? 32 : 16, rows = fp ? 4 : 2, units = fp ? 2 : 4;
     plan.threads = c.top_k * units * unit;
     plan.tile = units * rows;
-    plan.blocks_per_sm = dense(c, plan) && plan.threads <= 256 ? 3 : 1;
+    plan.blocks_per_sm = dense(c, plan) && plan.threads <= 256 ? 2 : 1;
     if (plan.threads > 512) plan.obstacle = "more than 8 experts a token";
     fit = fits(
         c, plan,
