@@ -34,8 +34,8 @@ __device__ __forceinline__ u32 pair_of_codes(u32 a, u32 b) {
   }
 }
 
-/// a * b + c, as MLX's compiler rounds a product and a sum that dequantize: once, except in bfloat16
-/// before sm_90, which has no bfloat16 sum to be contracted.
+/// a * b + c, as MLX's compiler rounds a product and a sum that dequantize: once, except in
+/// bfloat16 before sm_90, which has no bfloat16 sum to be contracted.
 template <typename T>
 __device__ __forceinline__ u32 scale2(u32 q, u32 scale, u32 bias) {
 #if __CUDA_ARCH__ < 900
@@ -44,10 +44,10 @@ __device__ __forceinline__ u32 scale2(u32 q, u32 scale, u32 bias) {
   return fma2<T>(q, scale, bias);
 }
 
-/// The low 8 bits of a bfloat16 are linear in its value: subnormal numbers and the first normal ones
-/// are multiples of 2^-133. So a code in these bits needs no conversion if its scale is multiplied
-/// by 2^133 instead. That is exact for the scales that `is_linear` accepts: all below 2^-5 but
-/// subnormal ones.
+/// The low 8 bits of a bfloat16 are linear in its value: subnormal numbers and the first normal
+/// ones are multiples of 2^-133. So a code in these bits needs no conversion if its scale is
+/// multiplied by 2^133 instead. That is exact for the scales that `is_linear` accepts: all below
+/// 2^-5 but subnormal ones.
 template <typename T, int Bits>
 inline constexpr bool kHasLinear = same<T, bf16> && (Bits == 4 || Bits == 8);
 

@@ -13,7 +13,7 @@ struct FpLayout {
   static constexpr int kThread = C::kBits == 4 ? 32 : 16;  // elements in 16 bytes
   static constexpr int kStep = 32 * kThread;
   static constexpr int kSteps = (C::K + kStep - 1) / kStep;
-  static constexpr int kChunks = kThread / 4;  // 16 bytes of float32 x
+  static constexpr int kChunks = kThread / 4;   // 16 bytes of float32 x
   static constexpr int kSwizzle = 8 / kChunks;  // keeps staging free of bank conflicts
   static constexpr int kScales = kThread > C::kGroup ? kThread / C::kGroup : 1;
   static constexpr int kShared = kSteps * kStep * 4;  // bytes of one row of x

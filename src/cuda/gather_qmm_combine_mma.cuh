@@ -24,8 +24,8 @@ class CombineMma {
   static constexpr int kWeightsAt = kProductsAt + C::kMaxPairs * L::kRows * int(sizeof(Sum));
   static constexpr int kLeadersAt = kWeightsAt + C::kMaxPairs * 4;
   static constexpr int kPairsAt = kLeadersAt + C::kMaxPairs * 12;
-  static constexpr int kUnits = L::kStageK / 8;           // 16 bytes of a row's stage
-  static constexpr int kTokensPerLoad = 32 / kUnits;      // of a warp
+  static constexpr int kUnits = L::kStageK / 8;       // 16 bytes of a row's stage
+  static constexpr int kTokensPerLoad = 32 / kUnits;  // of a warp
   static constexpr int kLoads = (L::kStaged + kTokensPerLoad - 1) / kTokensPerLoad;
 
   /// An expert that is asked for, and where its pairs begin in `order_`.
@@ -135,8 +135,8 @@ class CombineMma {
 
   /// Reads the router's weight of a pair. False if its expert does not exist: its products are NaN.
   __device__ __forceinline__ bool note_pair(int pair) {
-    pair_weights_[pair] = to_float(weights_[pair / C::kTopK * C::kWeightTokenStride +
-                                            pair % C::kTopK * C::kWeightSlotStride]);
+    pair_weights_[pair] = to_float(
+        weights_[pair / C::kTopK * C::kWeightTokenStride + pair % C::kTopK * C::kWeightSlotStride]);
     const bool exists = expert_of<C>(indices_, pair) < C::E;
     if (!exists) {
       pair_weights_[pair] = __int_as_float(0x7fffffff);
@@ -234,7 +234,8 @@ class CombineMma {
     const int tokens = pairs_ / C::kTopK;
     for (int i = threadIdx.x; i < tokens * L::kRows; i += C::kThreads) {
       const int token = i / L::kRows, row = i % L::kRows;
-      const Sum sum = sum_in_order<C::kTopK>(products_ + token * C::kTopK * L::kRows + row, L::kRows);
+      const Sum sum =
+          sum_in_order<C::kTopK>(products_ + token * C::kTopK * L::kRows + row, L::kRows);
       out[static_cast<long long>(token) * C::N + blockIdx.x * L::kRows + row] =
           round_to<typename C::Out>(to_float(sum));
     }

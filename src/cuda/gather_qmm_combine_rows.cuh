@@ -31,7 +31,8 @@ __device__ __forceinline__ void gather_qmm_combine_rows(
       reinterpret_cast<Sum*>(staged + C::kTopK * kStaged + C::kThreads * Product::kShared / 16);
 #pragma unroll
   for (int r = 0; r < P::kRows; ++r) {
-    product.set_row(r, down, expert, min(static_cast<int>(blockIdx.y) * kTile + first + r, C::N - 1));
+    product.set_row(r, down, expert,
+                    min(static_cast<int>(blockIdx.y) * kTile + first + r, C::N - 1));
   }
   product.start();
   for (int i = 0; i < C::kTopK; ++i) {

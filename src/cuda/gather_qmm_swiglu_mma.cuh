@@ -28,8 +28,9 @@ struct ExpertMembers {
   }
 };
 
-/// Gate, up and activation of all pairs of one expert, 16 rows a warp: even warps make gate rows and
-/// odd ones up rows. Grid: tiles of rows, pairs; the first pair of an expert makes all of its pairs.
+/// Gate, up and activation of all pairs of one expert, 16 rows a warp: even warps make gate rows
+/// and odd ones up rows. Grid: tiles of rows, pairs; the first pair of an expert makes all of its
+/// pairs.
 template <class C>
 class SwigluMma {
   using T = typename C::T;

@@ -4,8 +4,8 @@
 #include "experts.cuh"
 
 /// Products in the order of MLX's `gather_qmv`: a row has 32 lanes; lane l takes 16 (or 8) elements
-/// of every 512 (or 256), one accumulator per element; then a lane adds its accumulators in float32,
-/// and the lanes are added pairwise, distances 16, 8, 4, 2, 1.
+/// of every 512 (or 256), one accumulator per element; then a lane adds its accumulators in
+/// float32, and the lanes are added pairwise, distances 16, 8, 4, 2, 1.
 ///
 /// Here 16 threads make a row's 32 lanes, two each, so that a load is 16 bytes.
 namespace zmlx {
@@ -18,12 +18,12 @@ struct LaneLayout {
   static constexpr int kThread = 2 * kLane;                        // elements of a thread
   static constexpr int kStep = 16 * kThread;
   static constexpr int kSteps = (C::K + kStep - 1) / kStep;
-  static constexpr int kChunk = 16 / sizeof(T);          // elements in 16 bytes of x
-  static constexpr int kChunks = kThread / kChunk;       // of a thread and step
-  static constexpr int kSwizzle = 8 / kChunks;           // keeps staging free of bank conflicts
+  static constexpr int kChunk = 16 / sizeof(T);     // elements in 16 bytes of x
+  static constexpr int kChunks = kThread / kChunk;  // of a thread and step
+  static constexpr int kSwizzle = 8 / kChunks;      // keeps staging free of bank conflicts
   static constexpr int kShared = kSteps * kStep * sizeof(T);  // bytes of one row of x
-  static constexpr int kBytes = kThread * C::kBits / 8;  // codes of a thread and step
-  static constexpr bool kCopied = kBytes % 4 == 0;       // through shared memory
+  static constexpr int kBytes = kThread * C::kBits / 8;       // codes of a thread and step
+  static constexpr bool kCopied = kBytes % 4 == 0;            // through shared memory
   static constexpr int kRing = kSteps < C::kRing ? kSteps : C::kRing;
   static constexpr int kCodes = kCopied ? kRing * kBytes : 0;  // bytes of a thread and row
   static constexpr bool kByFour = kNarrow && C::kExact && C::kBits == 4;
@@ -43,8 +43,8 @@ __device__ __forceinline__ void stage_lanes(const typename C::T* x, uint4* share
   }
 }
 
-/// Products of `R` rows with one row of x by a half warp. Codes pass through shared memory some steps
-/// ahead, where they need no registers.
+/// Products of `R` rows with one row of x by a half warp. Codes pass through shared memory some
+/// steps ahead, where they need no registers.
 template <class C, int R>
 class LaneProduct {
   using T = typename C::T;
@@ -172,9 +172,10 @@ class LaneProduct {
 
   /// Weights rounded to T.
   template <bool Linear>
-  static __device__ __forceinline__ void multiply_narrow(
-      const Packed<L::kBytes>& codes, Sum (&sums)[kSums], int chunk,
-      const Group<T, C::kBits, Linear>& group, const u32 (&xs)[4]) {
+  static __device__ __forceinline__ void multiply_narrow(const Packed<L::kBytes>& codes,
+                                                         Sum (&sums)[kSums], int chunk,
+                                                         const Group<T, C::kBits, Linear>& group,
+                                                         const u32 (&xs)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = chunk * 4 + i;

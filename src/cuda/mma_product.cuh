@@ -8,8 +8,8 @@
 ///
 /// Here weights are the operand with 16 rows, and up to 8 activation rows that share an expert the
 /// other one; an element's result depends neither on its place in the tile nor on which operand is
-/// which. A warp makes 16 rows. Codes pass through shared memory, which a warp fills for itself some
-/// stages ahead.
+/// which. A warp makes 16 rows. Codes pass through shared memory, which a warp fills for itself
+/// some stages ahead.
 ///
 /// Of a block's 16 elements a thread holds t, t + 4, t + 8 and t + 12 (t: its place among the four
 /// threads of a row), which in packed codes are one shift apart; activations are staged to match.
@@ -33,17 +33,17 @@ __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u3
 
 template <class C>
 struct MmaLayout {
-  static constexpr int kRows = 16;                  // of a warp
-  static constexpr int kTokens = 8;                 // of a tile
+  static constexpr int kRows = 16;   // of a warp
+  static constexpr int kTokens = 8;  // of a tile
   static constexpr int kStaged = C::kMaxTokens < kTokens ? C::kMaxTokens : kTokens;
   static constexpr int kRowBytes = C::K / 8 * C::kBits;
-  static constexpr int kStageBytes = 128;           // of one row
+  static constexpr int kStageBytes = 128;  // of one row
   static constexpr int kStageK = kStageBytes * 8 / C::kBits;
   static constexpr int kStages = (C::K + kStageK - 1) / kStageK;
-  static constexpr int kGroups = C::K / C::kGroup;  // of a row
-  static constexpr int kCodes = kRows * kStageBytes;           // bytes of one stage
-  static constexpr int kScales = kRows * kGroups * 2;          // bytes of a tile's scales
-  static constexpr int kUnits = C::K / 8;                      // 16 bytes of one activation row
+  static constexpr int kGroups = C::K / C::kGroup;     // of a row
+  static constexpr int kCodes = kRows * kStageBytes;   // bytes of one stage
+  static constexpr int kScales = kRows * kGroups * 2;  // bytes of a tile's scales
+  static constexpr int kUnits = C::K / 8;              // 16 bytes of one activation row
 };
 
 /// Where, in units of 16 bytes, a staged row keeps what thread t needs of blocks 2 * pair and
@@ -123,7 +123,8 @@ class MmaStage {
   /// @param linear       what `tile_is_linear` says.
   /// @param codes        the stage, as `WeightTile::copy_stage` left it.
   /// @param scales       of the tile, as `WeightTile::copy_scales` left them.
-  /// @param activations  rows of `row_words` words; `pair_offset` pairs of blocks before this stage.
+  /// @param activations  rows of `row_words` words; `pair_offset` pairs of blocks before this
+  /// stage.
   __device__ __forceinline__ static void run(bool linear, const u8* codes, const u8* scales,
                                              int stage, const u32* activations, int row_words,
                                              int pair_offset, int last_token, float (&sums)[4]) {
@@ -139,8 +140,7 @@ class MmaStage {
   template <bool Linear>
   __device__ __forceinline__ static void run_as(const u8* codes, const u8* scales, int stage,
                                                 const u32* activations, int row_words,
-                                                int pair_offset, int last_token,
-                                                float (&sums)[4]) {
+                                                int pair_offset, int last_token, float (&sums)[4]) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int token = min(g, last_token);
     const uint4* x = reinterpret_cast<const uint4*>(activations + token * row_words);

@@ -67,6 +67,21 @@ TEST(CudaPath, FloatSumsTakeEveryFormat) {
   }
 }
 
+TEST(CudaPath, WorksOutTheKernelsSharedMemory) {
+  // tests/cuda has the same numbers, from the kernels themselves.
+  auto one = call("affine", 4, 64, 768, 2048, 1, 8);
+  one.experts = 128;
+  EXPECT_EQ(plan_swiglu(one).shared_memory, 24640);
+  std::swap(one.N, one.K);
+  EXPECT_EQ(plan_combine(one, 2).shared_memory, 71812);
+  EXPECT_EQ(plan_swiglu(call("affine", 4, 64, 1792, 2048, 32, 4)).shared_memory, 98560);
+  EXPECT_EQ(plan_combine(call("affine", 4, 64, 2048, 1792, 32, 4), 2).shared_memory, 221828);
+  EXPECT_EQ(plan_swiglu(call("affine", 4, 64, 1792, 2048, 1, 4)).shared_memory, 20480);
+  EXPECT_EQ(plan_combine(call("affine", 4, 64, 2048, 1792, 1, 4), 2).shared_memory, 49216);
+  EXPECT_EQ(plan_swiglu(call("mxfp4", 4, 32, 2880, 2880, 1, 4)).shared_memory, 36864);
+  EXPECT_EQ(plan_combine(call("mxfp4", 4, 32, 2880, 2880, 1, 4), 2).shared_memory, 98368);
+}
+
 TEST(CudaPath, KeepsWithinSharedMemory) {
   for (int capability : {80, 86, 90, 100, 120}) {
     const int limit = capability == 80                        ? 166912

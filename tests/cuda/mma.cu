@@ -28,6 +28,21 @@ struct OneToken : C {
   static constexpr int kMaxTokens = 1;
 };
 
+// The host works shared memory out by itself: tests/cpp/cuda_path_test.cpp has the same numbers.
+template <class Base, int Threads, int Ring, int Tokens, int Pairs, int Experts, int TopK>
+struct Launch : Base {
+  static constexpr int kThreads = Threads, kRing = Ring, kMaxTokens = Tokens, kMaxPairs = Pairs;
+  static constexpr int E = Experts, kTopK = TopK;
+};
+using Up = Config<bf16, 4, 64, 2048, 768>;
+using Down = Config<bf16, 4, 64, 768, 2048>;
+static_assert(SwigluMma<Launch<Up, 64, 4, 1, 32, 128, 8>>::kShared == 24640);
+static_assert(CombineMma<Launch<Down, 256, 3, 1, 32, 128, 8>>::kShared == 71812);
+using WideUp = Config<bf16, 4, 64, 2048, 1792>;
+using WideDown = Config<bf16, 4, 64, 1792, 2048>;
+static_assert(SwigluMma<Launch<WideUp, 256, 3, 8, 128, 32, 4>>::kShared == 98560);
+static_assert(CombineMma<Launch<WideDown, 384, 3, 8, 128, 32, 4>>::kShared == 221828);
+
 template <class C>
 void instantiate() {
   swiglu<C><<<1, 1>>>(nullptr, nullptr, nullptr, nullptr, nullptr);
