@@ -140,6 +140,12 @@ def test_tensor_cores(quantization, dtype):
         check(experts, experts.inputs(5, 4))
 
 
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_rows_that_no_tile_divides(bits):
+    experts = Experts(544, 288, 8, ("affine", 32, bits))
+    check(experts, experts.inputs(5, 4))
+
+
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("quantization", [MXFP4, MXFP8, NVFP4])
 def test_fp_modes(quantization, tokens):
