@@ -1,6 +1,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "fast/cuda_path.h"
 #include "fast/inputs.h"
 #include "fast/primitives.h"
 #include "mlx/fast.h"
@@ -40,13 +41,27 @@ std::vector<mx::array> compose(const std::vector<mx::array>& inputs,
   return {normed, sum};
 }
 
-std::string obstacle(const char* op, const mx::Stream& s, const std::vector<mx::array>& inputs) {
+std::string cuda_obstacle(bool has_residual, const std::vector<mx::array>& inputs) {
+  if (cuda_compute_capability() < 80) return "no kernel for this device";
+  if (!has_residual) return "MLX's own norm is one pass";
+  for (const auto& a : inputs) {
+    if (a.dtype() != inputs[0].dtype()) return "arrays of several types";
+  }
+  const auto& x = inputs[0];
+  if (x.size() == 0) return "nothing to normalise";
+  if (x.shape(-1) * x.itemsize() % 16 != 0) return "rows that are no multiple of 16 bytes";
+  return "";
+}
+
+std::string obstacle(const char* op, const mx::Stream& s, bool has_residual,
+                     const std::vector<mx::array>& inputs) {
   std::string reason;
-  if (s.device != mx::Device::cpu) reason = "no kernel for this device";
+  const bool on_cpu = s.device == mx::Device::cpu;
   for (const auto& a : inputs) {
     if (!kernel_float(a.dtype())) reason = "a type other than float32, float16 and bfloat16";
   }
-  detail::note_path({op, reason.empty() ? "cpu" : "fallback", reason});
+  if (reason.empty() && !on_cpu) reason = cuda_obstacle(has_residual, inputs);
+  detail::note_path({op, !reason.empty() ? "fallback" : on_cpu ? "cpu" : "cuda", reason});
   return reason;
 }
 
@@ -61,7 +76,7 @@ std::vector<mx::array> build(const char* op, const mx::array& x,
   std::vector<mx::array> inputs{x};
   if (residual) inputs.push_back(*residual);
   if (weight) inputs.push_back(*weight);
-  if (!obstacle(op, s, inputs).empty()) return compose(inputs, options, s);
+  if (!obstacle(op, s, options.has_residual, inputs).empty()) return compose(inputs, options, s);
   auto primitive = std::make_shared<AddRmsNorm>(s, options);
   if (!residual) return {mx::array(x.shape(), normed_type, primitive, std::move(inputs))};
   return mx::array::make_arrays({x.shape(), x.shape()}, {normed_type, sum_type}, primitive, inputs);

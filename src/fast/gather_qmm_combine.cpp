@@ -1,6 +1,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "fast/cuda_path.h"
 #include "fast/inputs.h"
 #include "fast/numerics.h"
 #include "fast/primitives.h"
@@ -75,6 +76,20 @@ void check(const mx::array& x, const QuantizedWeights& weights_in, const mx::arr
   check_max_rows(kOp, max_rows);
 }
 
+/// Why no CUDA kernel takes the call although it reads the arrays; empty if one does.
+std::string cuda_call_obstacle(const mx::array& x, const mx::array& w, const mx::array& rhs,
+                               const GatherQmmCombine::Options& options) {
+  if (x.size() == 0) return "nothing to multiply";
+  const auto call = cuda_call(x, w, rhs, options.quantization, options.exact);
+  if (call.tokens > options.max_rows) return "more tokens than max_rows";
+  const auto sum = options.exact ? options.type : mx::float32;
+  // MLX adds up to 32 experts one after the other, in vectors of 16 bytes.
+  if (options.exact && (call.top_k > 32 || call.N % (16 / mx::size_of(sum)) != 0)) {
+    return "MLX's sum over experts is not followed for this size";
+  }
+  return plan_combine(call, static_cast<int>(mx::size_of(sum))).obstacle;
+}
+
 }  // namespace
 
 mx::array gather_qmm_combine(const mx::array& x, const mx::array& w, const mx::array& scales,
@@ -86,24 +101,27 @@ mx::array gather_qmm_combine(const mx::array& x, const mx::array& w, const mx::a
   auto q = resolve_quantization(kOp, mode, group_size, bits);
   QuantizedWeights experts{"", w, scales, biases, bias};
   check(x, experts, rhs_indices, weights, q, transpose, max_rows);
-  resolve_numerics(kOp, numerics);
+  const bool exact = resolve_numerics(kOp, numerics) == "exact";
 
   auto s = mx::to_stream(s_);
   auto type = mx::promote_types(product_type(x, experts, q), weights.dtype());
-  GatherQmmCombine::Options options{q, bias.has_value(), transpose, type};
+  GatherQmmCombine::Options options{q, bias.has_value(), transpose, type, exact, max_rows};
   std::vector<mx::array> inputs{x, w, scales};
   if (biases) inputs.push_back(*biases);
   if (bias) inputs.push_back(*bias);
   inputs.push_back(mx::astype(rhs_indices, mx::uint32, s));
   inputs.push_back(weights);
 
-  auto obstacle = cpu_obstacle(s, x, experts, q, transpose);
+  const bool on_cpu = s.device == mx::Device::cpu;
+  auto obstacle = on_cpu ? cpu_obstacle(s, x, experts, q, transpose)
+                         : cuda_obstacle(s, x, experts, q, transpose);
   if (obstacle.empty() && !kernel_float(weights.dtype())) obstacle = "the type of weights";
+  if (obstacle.empty() && !on_cpu) obstacle = cuda_call_obstacle(x, w, rhs_indices, options);
   if (!obstacle.empty()) {
     detail::note_path({kOp, "fallback", obstacle});
     return compose(inputs, options, s);
   }
-  detail::note_path({kOp, "cpu", ""});
+  detail::note_path({kOp, on_cpu ? "cpu" : "cuda", ""});
   auto shape = output_shape(x, w, rhs_indices, weights, transpose);
   return mx::array(std::move(shape), type,
                    std::make_shared<GatherQmmCombine>(s, std::move(options)), std::move(inputs));
@@ -142,7 +160,8 @@ std::pair<std::vector<mx::array>, std::vector<int>> GatherQmmCombine::vmap(
   auto bias = in.next_if(options_.has_bias);
   const auto& q = options_.quantization;
   auto y = gather_qmm_combine(folded(0), w, scales, biases, folded(rhs), folded(rhs + 1),
-                              options_.transpose, q.group_size, q.bits, q.mode, bias, "", 32, s);
+                              options_.transpose, q.group_size, q.bits, q.mode, bias,
+                              options_.exact ? "exact" : "fp32", options_.max_rows, s);
   return {{y}, {0}};
 }
 

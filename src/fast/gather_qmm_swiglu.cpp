@@ -1,6 +1,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "fast/cuda_path.h"
 #include "fast/inputs.h"
 #include "fast/numerics.h"
 #include "fast/primitives.h"
@@ -119,6 +120,22 @@ void check(const mx::array& x, const QuantizedWeights& gate, const QuantizedWeig
   check_max_rows(kOp, max_rows);
 }
 
+/// Why no CUDA kernel takes the call although it reads the arrays; empty if one does.
+std::string cuda_call_obstacle(const mx::array& x, const mx::array& gate_w, const mx::array& rhs,
+                               const mx::array* lhs, const GatherQmmSwiglu::Options& options) {
+  if (options.activation == Activation::geglu) return "the activation geglu";
+  if (rhs.size() == 0 || x.size() == 0) return "nothing to multiply";
+  mx::Shape rows(x.shape().begin(), x.shape().end() - 2);
+  auto per_token = rhs.shape();
+  if (!per_token.empty()) per_token.back() = 1;
+  if (lhs ? lhs->shape() != rhs.shape() : rows != rhs.shape() && rows != per_token) {
+    return "x's rows are neither one a token nor one a pair";
+  }
+  const auto call = cuda_call(x, gate_w, rhs, options.quantization, options.exact);
+  if (call.tokens > options.max_rows) return "more tokens than max_rows";
+  return plan_swiglu(call).obstacle;
+}
+
 }  // namespace
 
 mx::array gather_qmm_swiglu(
@@ -133,7 +150,7 @@ mx::array gather_qmm_swiglu(
   QuantizedWeights gate{"gate_", gate_w, gate_scales, gate_biases, gate_bias};
   QuantizedWeights up{"up_", up_w, up_scales, up_biases, up_bias};
   check(x, gate, up, lhs_indices, rhs_indices, q, transpose, max_rows);
-  resolve_numerics(kOp, numerics);
+  const bool exact = resolve_numerics(kOp, numerics) == "exact";
 
   auto s = mx::to_stream(s_);
   auto type = mx::promote_types(product_type(x, gate, q), product_type(x, up, q));
@@ -146,7 +163,9 @@ mx::array gather_qmm_swiglu(
                                    lhs_indices.has_value(),
                                    sorted_indices,
                                    transpose,
-                                   type};
+                                   type,
+                                   exact,
+                                   max_rows};
   std::vector<mx::array> inputs{x};
   for (const auto* weights : {&gate, &up}) {
     inputs.push_back(weights->w);
@@ -158,15 +177,22 @@ mx::array gather_qmm_swiglu(
   auto rhs = inputs.back();
   if (lhs_indices) inputs.push_back(mx::astype(*lhs_indices, mx::uint32, s));
 
-  auto obstacle = cpu_obstacle(s, x, gate, q, transpose);
-  if (obstacle.empty()) obstacle = cpu_obstacle(s, x, up, q, transpose);
+  const bool on_cpu = s.device == mx::Device::cpu;
+  const auto* rows = lhs_indices ? &inputs.back() : nullptr;
+  auto obstacle =
+      on_cpu ? cpu_obstacle(s, x, gate, q, transpose) : cuda_obstacle(s, x, gate, q, transpose);
+  if (obstacle.empty()) {
+    obstacle =
+        on_cpu ? cpu_obstacle(s, x, up, q, transpose) : cuda_obstacle(s, x, up, q, transpose);
+  }
   if (obstacle.empty() && x.shape(-2) != 1) obstacle = "x has more than one row per index";
+  if (obstacle.empty() && !on_cpu) obstacle = cuda_call_obstacle(x, gate_w, rhs, rows, options);
   if (!obstacle.empty()) {
     detail::note_path({kOp, "fallback", obstacle});
     return compose(inputs, options, s);
   }
-  detail::note_path({kOp, "cpu", ""});
-  auto shape = output_shape(x, gate_w, rhs, lhs_indices ? &inputs.back() : nullptr, transpose);
+  detail::note_path({kOp, on_cpu ? "cpu" : "cuda", ""});
+  auto shape = output_shape(x, gate_w, rhs, rows, transpose);
   return mx::array(std::move(shape), type, std::make_shared<GatherQmmSwiglu>(s, std::move(options)),
                    std::move(inputs));
 }
@@ -214,7 +240,8 @@ std::pair<std::vector<mx::array>, std::vector<int>> GatherQmmSwiglu::vmap(
   auto y = gather_qmm_swiglu(x, gate_w, gate_scales, gate_biases, up_w, up_scales, up_biases, rows,
                              experts, options_.transpose, q.group_size, q.bits, q.mode,
                              activation_name(options_.activation), options_.alpha, options_.limit,
-                             gate_bias, up_bias, false, "", 32, s);
+                             gate_bias, up_bias, false, options_.exact ? "exact" : "fp32",
+                             options_.max_rows, s);
   return {{y}, {0}};
 }
 

@@ -23,6 +23,8 @@ class GatherQmmSwiglu : public FusedPrimitive {
     float alpha, limit;
     bool has_gate_bias, has_up_bias, has_lhs_indices, sorted_indices, transpose;
     mx::Dtype type;
+    bool exact;    // numerics "exact", which matters on GPUs
+    int max_rows;  // tokens up to which GPUs run the fused kernel
     bool operator==(const Options&) const = default;
   };
   GatherQmmSwiglu(mx::Stream stream, Options options)
@@ -31,6 +33,7 @@ class GatherQmmSwiglu : public FusedPrimitive {
   const Options& options() const { return options_; }
   std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) override;
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
@@ -50,6 +53,8 @@ class GatherQmmCombine : public FusedPrimitive {
     Quantization quantization;
     bool has_bias, transpose;
     mx::Dtype type;
+    bool exact;
+    int max_rows;
     bool operator==(const Options&) const = default;
   };
   GatherQmmCombine(mx::Stream stream, Options options)
@@ -58,6 +63,7 @@ class GatherQmmCombine : public FusedPrimitive {
   const Options& options() const { return options_; }
   std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) override;
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
@@ -84,6 +90,7 @@ class AddRmsNorm : public FusedPrimitive {
   const Options& options() const { return options_; }
   std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   std::vector<mx::array> jvp(const std::vector<mx::array>& primals,
                              const std::vector<mx::array>& tangents,
                              const std::vector<int>& argnums) override;

@@ -136,7 +136,13 @@ class Plan:
     def max_pairs(self, k):
         """The (token, expert) pairs up to which GPUs take the fused path."""
         # What stock sorts, only the fused product reproduces.
-        return _MAX_ROWS * k if self.fuses else _STOCK_SORTS - 1
+        if not self.fuses:
+            return _STOCK_SORTS - 1
+        # From four pairs an expert, MLX multiplies sorted fp weights with another kernel.
+        if self.options["mode"] != "affine":
+            experts = self.parts[0]["weight"].shape[0]
+            return min(_MAX_ROWS * k, max(_STOCK_SORTS, 4 * experts) - 1)
+        return _MAX_ROWS * k
 
 
 def _quantization(projection):

@@ -1,0 +1,264 @@
+#pragma once
+
+#include "dequantize.cuh"
+#include "experts.cuh"
+
+/// Products in the order of MLX's `gather_qmv`: a row has 32 lanes; lane l takes 16 (or 8) elements
+/// of every 512 (or 256), one accumulator per element; then a lane adds its accumulators in
+/// float32, and the lanes are added pairwise, distances 16, 8, 4, 2, 1.
+///
+/// Here 16 threads make a row's 32 lanes, two each, so that a load is 16 bytes.
+namespace zmlx {
+
+template <class C>
+struct LaneLayout {
+  using T = typename C::T;
+  static constexpr bool kNarrow = sizeof(T) == 2;
+  static constexpr int kLane = kNarrow && C::kBits <= 4 ? 16 : 8;  // elements of a lane
+  static constexpr int kThread = 2 * kLane;                        // elements of a thread
+  static constexpr int kStep = 16 * kThread;
+  static constexpr int kSteps = (C::K + kStep - 1) / kStep;
+  static constexpr int kChunk = 16 / sizeof(T);     // elements in 16 bytes of x
+  static constexpr int kChunks = kThread / kChunk;  // of a thread and step
+  static constexpr int kSwizzle = 8 / kChunks;      // keeps staging free of bank conflicts
+  static constexpr int kShared = kSteps * kStep * sizeof(T);  // bytes of one row of x
+  static constexpr int kBytes = kThread * C::kBits / 8;       // codes of a thread and step
+  static constexpr bool kCopied = kBytes % 4 == 0;            // through shared memory
+  static constexpr int kRing = kSteps < C::kRing ? kSteps : C::kRing;
+  static constexpr int kCodes = kCopied ? kRing * kBytes : 0;  // bytes of a thread and row
+  static constexpr bool kByFour = kNarrow && C::kExact && C::kBits == 4;
+  static constexpr bool kPairs = kNarrow && C::kExact && C::kBits < 8;
+};
+
+/// Copies row x to shared memory: the same chunk of all 16 threads side by side.
+template <class C>
+__device__ __forceinline__ void stage_lanes(const typename C::T* x, uint4* shared) {
+  using L = LaneLayout<C>;
+  for (int i = threadIdx.x; i < C::K / L::kChunk; i += blockDim.x) {
+    uint4 v = __ldg(reinterpret_cast<const uint4*>(x) + i);
+    if constexpr (L::kByFour) v = pair_by_four(v);
+    const int step = i / (16 * L::kChunks), within = i % (16 * L::kChunks);
+    const int thread = within / L::kChunks, chunk = within % L::kChunks;
+    shared[(step * L::kChunks + chunk) * 16 + (thread ^ chunk * L::kSwizzle)] = v;
+  }
+}
+
+/// Products of `R` rows with one row of x by a half warp. Codes pass through shared memory some
+/// steps ahead, where they need no registers.
+template <class C, int R>
+class LaneProduct {
+  using T = typename C::T;
+  using L = LaneLayout<C>;
+
+ public:
+  static constexpr int kShared = R * L::kCodes;  // bytes of a thread
+
+  /// @param shared  `kShared` bytes for every thread of the block.
+  __device__ __forceinline__ explicit LaneProduct(void* shared)
+      : shared_(static_cast<u8*>(shared) + threadIdx.x * L::kBytes) {}
+
+  /// Row `r` of the product: row `n` of an expert's matrix.
+  __device__ __forceinline__ void set_row(int r, const Experts<T, T>& experts, u32 expert, int n) {
+    constexpr int kGroups = C::K / C::kGroup;
+    w_[r] = reinterpret_cast<const u8*>(experts.w + expert * experts.w_stride) +
+            static_cast<long long>(n) * (C::K / 8 * C::kBits) + thread_ * L::kBytes;
+    scales_[r] = experts.scales + expert * experts.scales_stride + n * kGroups;
+    biases_[r] = experts.biases + expert * experts.biases_stride + n * kGroups;
+  }
+
+  /// Starts the first copies; to be called before x is waited for.
+  __device__ __forceinline__ void start() {
+#pragma unroll
+    for (int s = 0; s < L::kRing; ++s) copy(s);
+    load_scales(0);
+  }
+
+  /// The rows' products, in every thread of the half warp.
+  __device__ __forceinline__ void run(const uint4* x, float (&products)[R]) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sums_[r][i] = 0;
+    }
+#pragma unroll(L::kSteps <= 16 ? L::kSteps : 4)
+    for (int s = 0; s < L::kSteps; ++s) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) scale_[r] = next_scale_[r], bias_[r] = next_bias_[r];
+      load_scales(s + 1);
+      wait_for_copies<L::kRing - 1>();
+      if (active(s)) multiply(s, x + s * L::kChunks * 16);
+      copy(s + L::kRing);
+    }
+#pragma unroll
+    for (int r = 0; r < R; ++r) products[r] = reduce(sums_[r]);
+  }
+
+ private:
+  // Pairs of T, or float32.
+  static constexpr int kSums = L::kPairs ? L::kThread / 2 : L::kThread;
+  using Sum = typename Select<L::kPairs, u32, float>::type;
+
+  __device__ __forceinline__ bool active(int step) const {
+    return step * L::kStep + thread_ * L::kThread < C::K;
+  }
+
+  __device__ __forceinline__ u8* slot(int step, int r) const {
+    return shared_ + (step % L::kRing * R + r) * (C::kThreads * L::kBytes);
+  }
+
+  __device__ __forceinline__ void copy(int s) {
+    if constexpr (L::kCopied) {
+      if (active(s)) {
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          copy_async<L::kBytes>(slot(s, r), w_[r] + s * 16 * L::kBytes);
+        }
+      }
+      commit_copies();
+    }
+  }
+
+  __device__ __forceinline__ void load_scales(int s) {
+    if (!active(s)) return;
+    const int group = (s * L::kStep + thread_ * L::kThread) / C::kGroup;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      next_scale_[r] = __ldg(scales_[r] + group);
+      next_bias_[r] = __ldg(biases_[r] + group);
+    }
+  }
+
+  __device__ __forceinline__ void multiply(int s, const uint4* x) {
+    Packed<L::kBytes> codes[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      codes[r].load(L::kCopied ? slot(s, r) : w_[r] + s * 16 * L::kBytes);
+    }
+    if constexpr (C::kExact && kHasLinear<T, C::kBits>) {
+      bool linear = true;
+#pragma unroll
+      for (int r = 0; r < R; ++r) linear &= is_linear(bits_of(scale_[r]));
+      if (linear) {
+        multiply_as<true>(codes, x);
+      } else {
+        multiply_as<false>(codes, x);
+      }
+    } else {
+      multiply_as<false>(codes, x);
+    }
+  }
+
+  template <bool Linear>
+  __device__ __forceinline__ void multiply_as(const Packed<L::kBytes> (&codes)[R], const uint4* x) {
+    Group<T, C::kBits, Linear> groups[R];
+    if constexpr (L::kNarrow && C::kExact) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) groups[r] = {bits_of(scale_[r]), bits_of(bias_[r])};
+    }
+#pragma unroll
+    for (int chunk = 0; chunk < L::kChunks; ++chunk) {
+      const uint4 v = x[chunk * 16 + (thread_ ^ chunk * L::kSwizzle)];
+      const u32 xs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        if constexpr (L::kNarrow && C::kExact) {
+          multiply_narrow(codes[r], sums_[r], chunk, groups[r], xs);
+        } else {
+          multiply_wide(codes[r], sums_[r], chunk, to_float(scale_[r]), to_float(bias_[r]), xs);
+        }
+      }
+    }
+  }
+
+  /// Weights rounded to T.
+  template <bool Linear>
+  static __device__ __forceinline__ void multiply_narrow(const Packed<L::kBytes>& codes,
+                                                         Sum (&sums)[kSums], int chunk,
+                                                         const Group<T, C::kBits, Linear>& group,
+                                                         const u32 (&xs)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = chunk * 4 + i;
+      u32 w;
+      if constexpr (L::kByFour) {
+        w = group.by_four(codes.word[chunk], 4 * i);
+      } else if constexpr (C::kBits == 8) {
+        w = group.bytes(__byte_perm(codes.word[at / 2], 0, at % 2 ? 0x4342 : 0x4140));
+      } else {
+        w = group.pair(codes.template code<C::kBits>(2 * at),
+                       codes.template code<C::kBits>(2 * at + 1));
+      }
+      if constexpr (L::kPairs) {
+        sums[at] = fma2<T>(xs[i], w, sums[at]);
+      } else {
+        sums[2 * at] = __fmaf_rn(low<T>(xs[i]), low<T>(w), sums[2 * at]);
+        sums[2 * at + 1] = __fmaf_rn(high<T>(xs[i]), high<T>(w), sums[2 * at + 1]);
+      }
+    }
+  }
+
+  /// Weights in float32.
+  static __device__ __forceinline__ void multiply_wide(const Packed<L::kBytes>& codes,
+                                                       Sum (&sums)[kSums], int chunk, float scale,
+                                                       float bias, const u32 (&xs)[4]) {
+    if constexpr (!L::kPairs) {
+#pragma unroll
+      for (int i = 0; i < L::kChunk; ++i) {
+        const int at = chunk * L::kChunk + i;
+        float value;
+        if constexpr (L::kNarrow) {
+          value = i % 2 ? high<T>(xs[i / 2]) : low<T>(xs[i / 2]);
+        } else {
+          value = __uint_as_float(xs[i]);
+        }
+        const float q = code_to_float(codes.template code<C::kBits>(at));
+        sums[at] = __fmaf_rn(value, __fmaf_rn(q, scale, bias), sums[at]);
+      }
+    }
+  }
+
+  static __device__ __forceinline__ u16 bits_of(T x) {
+    if constexpr (L::kNarrow) {
+      return *reinterpret_cast<const u16*>(&x);
+    } else {
+      return 0;
+    }
+  }
+
+  static __device__ __forceinline__ float element(const Sum (&sums)[kSums], int i) {
+    if constexpr (L::kPairs) {
+      const int pair = L::kByFour ? i / 8 * 4 + i % 4 : i / 2;
+      const bool top = L::kByFour ? i % 8 >= 4 : i % 2;
+      return top ? high<T>(sums[pair]) : low<T>(sums[pair]);
+    } else {
+      return sums[i];
+    }
+  }
+
+  static __device__ __forceinline__ float reduce(const Sum (&sums)[kSums]) {
+    float lane[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < L::kThread; ++i) {
+      lane[i / L::kLane] = __fadd_rn(lane[i / L::kLane], element(sums, i));
+    }
+    // Lane distances 16, 8, 4, 2 are half that in threads.
+#pragma unroll
+    for (int distance = 8; distance > 0; distance /= 2) {
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        lane[v] = __fadd_rn(lane[v], __shfl_xor_sync(0xffffffffu, lane[v], distance));
+      }
+    }
+    return __fadd_rn(lane[0], lane[1]);
+  }
+
+  const int thread_ = threadIdx.x % 16;
+  u8* const shared_;
+  const u8* w_[R];
+  const T* scales_[R];
+  const T* biases_[R];
+  T scale_[R], bias_[R], next_scale_[R], next_bias_[R];
+  Sum sums_[R][kSums];
+};
+
+}  // namespace zmlx

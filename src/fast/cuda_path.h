@@ -1,0 +1,67 @@
+#pragma once
+
+#include <string>
+
+#include "fast/quantization.h"
+
+/// Which kernel of src/cuda takes a call, if any. In numerics "exact" it is the one that follows
+/// the order of sums of MLX's own kernel for that call; docs/numerics.md has the table.
+namespace zmlx::fast {
+
+/// The order in which a product is summed, named after the files of src/cuda.
+enum class CudaProduct {
+  lanes,  ///< MLX's gather_qmv: 32 lanes a row
+  fp,     ///< MLX's fp_gather_qmv: the same for the fp modes, by groups
+  mma,    ///< MLX's qmm_sm80 and qmm_naive on tensor cores: 16 elements at a time
+};
+
+/// One product of (token, expert) pairs with their experts' matrices (N, K).
+struct CudaCall {
+  Quantization quantization;
+  mx::Dtype type;  ///< of x and of the product
+  int N, K, experts;
+  int tokens, top_k;
+  bool exact;
+  int compute_capability;  ///< 90 for 9.0
+
+  int pairs() const { return tokens * top_k; }
+};
+
+/// A kernel with its launch parameters, or why there is none.
+struct CudaPlan {
+  std::string obstacle;
+  CudaProduct product = CudaProduct::lanes;
+  int threads = 0;
+  int ring = 1;        ///< stages in flight
+  int max_tokens = 1;  ///< pairs of one expert that are multiplied together
+  int max_pairs = 32;  ///< of the call
+  int blocks_per_sm = 1;
+  int tile = 0;           ///< rows of a matrix that a block makes
+  int shared_memory = 0;  ///< bytes
+};
+
+/// For gate and up with the activation.
+CudaPlan plan_swiglu(const CudaCall& call);
+
+/// For the down projection with the weighted sum, which is made in a type of `sum_bytes`.
+CudaPlan plan_combine(const CudaCall& call, int sum_bytes);
+
+/// The product of x's rows with experts (E, N, K) that `indices` (..., K experts a token) select.
+CudaCall cuda_call(const mx::array& x, const mx::array& w, const mx::array& indices,
+                   const Quantization& quantization, bool exact);
+
+/// Threads of MLX's `rms_norm` for rows of `width` elements of `itemsize` bytes, on which the order
+/// of its sum depends.
+int rms_norm_threads(int width, size_t itemsize);
+
+/// 10 * major + minor of the first GPU, or 0 if MLX has no CUDA backend here.
+int cuda_compute_capability();
+
+/// Why no CUDA kernel reads these arrays; empty if one does.
+std::string cuda_obstacle(const mx::Stream& s, const mx::array& x, const QuantizedWeights& weights,
+                          const Quantization& quantization, bool transpose);
+
+/// Whether a stack of matrices can be read in place: rows without gaps, aligned to 16 bytes.
+bool cuda_readable(const mx::array& a);
+
+}  // namespace zmlx::fast

@@ -1,0 +1,334 @@
+// Evaluation on CUDA: arrays become a kernel's constants and launch. The kernels are in src/cuda.
+
+#include <cstring>
+#include <sstream>
+#include <stdexcept>
+
+#include "fast/cuda_kernel.h"
+#include "fast/cuda_path.h"
+#include "fast/inputs.h"
+#include "fast/primitives.h"
+
+namespace zmlx::fast {
+
+namespace {
+
+const char* type_name(mx::Dtype type) {
+  if (type == mx::float32) return "float";
+  return type == mx::float16 ? "f16" : "bf16";
+}
+
+int64_t type_code(mx::Dtype type) { return static_cast<int64_t>(type.val()); }
+
+/// Collects what a key is made of.
+class KeyBuilder {
+ public:
+  template <typename... Values>
+  void add(Values... values) {
+    ((key_.at(position_++) = static_cast<int64_t>(values)), ...);
+  }
+  void add(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    add(bits);
+  }
+  const CudaKey& key() const { return key_; }
+
+ private:
+  CudaKey key_{};
+  size_t position_ = 0;
+};
+
+/// The constants of a kernel, as C++ text: what src/cuda/experts.cuh calls C.
+class Config {
+ public:
+  void type(const char* name, const char* value) {
+    text_ << "using " << name << " = " << value << ";\n";
+  }
+  void number(const char* name, int64_t value) {
+    text_ << "static constexpr int " << name << " = " << value << ";\n";
+  }
+  void flag(const char* name, bool value) {
+    text_ << "static constexpr bool " << name << " = " << (value ? "true" : "false") << ";\n";
+  }
+  void real(const char* name, float value) {
+    char buffer[64];
+    std::snprintf(buffer, sizeof(buffer), "%a", static_cast<double>(value));
+    text_ << "static constexpr float " << name << " = " << buffer << ";\n";
+  }
+  std::string text() const {
+    return "namespace zmlx {\nstruct Config {\n" + text_.str() + "};\n}\n";
+  }
+
+ private:
+  std::ostringstream text_;
+};
+
+/// The two strides of (..., K) indices or weights, from token to token and from slot to slot;
+/// `ok` is false if the token axes have no one stride.
+struct PairStrides {
+  int64_t token = 0, slot = 1;
+  bool ok = true;
+
+  /// Of a contiguous array.
+  explicit PairStrides(int top_k) : token(top_k) {}
+
+  explicit PairStrides(const mx::array& a) {
+    const int last = static_cast<int>(a.ndim()) - 1;
+    if (last < 0) return;
+    if (a.shape(last) > 1) slot = a.strides(last);
+    token = a.shape(last);
+    int64_t expected = 0;  // of the next axis outwards; 0 before the first longer than 1
+    for (int axis = last - 1; axis >= 0; --axis) {
+      if (a.shape(axis) == 1) continue;
+      if (expected == 0) {
+        token = a.strides(axis);
+      } else if (a.strides(axis) != expected) {
+        ok = false;
+      }
+      expected = a.strides(axis) * a.shape(axis);
+    }
+  }
+};
+
+/// One projection's arrays among a primitive's inputs.
+struct ExpertArrays {
+  const mx::array* w;
+  const mx::array* scales;
+  const mx::array* biases;
+  const mx::array* bias;
+
+  ExpertArrays(InputReader& in, const Quantization& q, bool has_bias)
+      : w(&in.next()),
+        scales(&in.next()),
+        biases(in.pointer_if(q.affine())),
+        bias(in.pointer_if(has_bias)) {}
+
+  bool readable() const {
+    return cuda_readable(*w) && cuda_readable(*scales) && (!biases || cuda_readable(*biases)) &&
+           (!bias || bias->strides(-1) == 1 || bias->shape(-1) == 1);
+  }
+  /// Elements from one expert to the next.
+  int64_t stride(const mx::array* a, bool copied) const {
+    if (!a) return 0;
+    if (!copied) return a->strides(0);
+    return static_cast<int64_t>(a->size()) / a->shape(0);
+  }
+  void add_to(KeyBuilder& key, bool copied) const {
+    key.add(stride(w, copied), stride(scales, copied), stride(biases, copied),
+            stride(bias, copied));
+  }
+  void add_names(std::vector<std::string>& names, const std::string& prefix) const {
+    names.push_back(prefix + "w");
+    names.push_back(prefix + "scales");
+    if (biases) names.push_back(prefix + "biases");
+    if (bias) names.push_back(prefix + "bias");
+  }
+  /// What kernels call Experts.
+  std::string text(const std::string& prefix, const char* type, bool copied) const {
+    std::ostringstream out;
+    out << "{" << prefix << "w, " << prefix << "scales, "
+        << (biases ? prefix + "biases" : "nullptr") << ", " << (bias ? prefix + "bias" : "nullptr");
+    for (const auto* a : {w, scales, biases, bias}) out << ", " << stride(a, copied) << "ll";
+    out << "}";
+    return "zmlx::Experts<" + std::string(biases ? type : "zmlx::u8") + ", " + type + ">" +
+           out.str();
+  }
+};
+
+/// `T` as the kernel's body names it.
+std::string qualified(const char* type) {
+  return std::strcmp(type, "float") == 0 ? type : std::string("zmlx::") + type;
+}
+
+/// What both gathering operations tell their kernels.
+void add_call(Config& config, const CudaCall& call, const CudaPlan& plan,
+              const PairStrides& indices) {
+  config.type("T", type_name(call.type));
+  config.type("Intermediate", call.exact ? type_name(call.type) : "float");
+  config.number("kBits", call.quantization.bits);
+  config.number("kGroup", call.quantization.group_size);
+  config.number("K", call.K);
+  config.number("N", call.N);
+  config.number("E", call.experts);
+  config.number("kTopK", call.top_k);
+  config.number("kThreads", plan.threads);
+  config.number("kRing", plan.ring);
+  config.number("kMaxTokens", plan.max_tokens);
+  config.number("kMaxPairs", plan.max_pairs);
+  config.number("kIndexTokenStride", indices.token);
+  config.number("kIndexSlotStride", indices.slot);
+  config.flag("kExact", call.exact);
+  config.flag("kFp", plan.product == CudaProduct::fp);
+}
+
+void add_call(KeyBuilder& key, const CudaCall& call, const PairStrides& indices, bool copied) {
+  const auto& q = call.quantization;
+  key.add(type_code(call.type), q.bits, q.group_size, q.affine(), call.K, call.N, call.experts,
+          call.tokens, call.top_k, call.exact, indices.token, indices.slot, copied);
+}
+
+[[noreturn]] void refuse(const char* op, const std::string& obstacle) {
+  throw std::runtime_error("[" + std::string(op) +
+                           "] has no CUDA kernel for this call: " + obstacle + ".");
+}
+
+int blocks(int size, int tile) { return (size + tile - 1) / tile; }
+
+enum class Operation { swiglu, combine, norm };
+
+}  // namespace
+
+void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
+                               std::vector<mx::array>& outputs) {
+  InputReader in(inputs);
+  const auto& x = in.next();
+  const ExpertArrays gate(in, options_.quantization, options_.has_gate_bias);
+  const ExpertArrays up(in, options_.quantization, options_.has_up_bias);
+  const auto& rhs = in.next();
+  const auto* lhs = in.pointer_if(options_.has_lhs_indices);
+
+  const auto call = cuda_call(x, *gate.w, rhs, options_.quantization, options_.exact);
+  const auto plan = plan_swiglu(call);
+  if (!plan.obstacle.empty()) refuse(name(), plan.obstacle);
+  PairStrides strides(rhs);
+  const bool copied = !(x.flags().row_contiguous && gate.readable() && up.readable() &&
+                        strides.ok && (!lhs || lhs->flags().row_contiguous));
+  if (copied) strides = PairStrides(call.top_k);
+  const int rows = static_cast<int>(x.size() / x.shape(-1));
+  const bool row_per_token = rows != call.pairs();
+
+  KeyBuilder key;
+  key.add(Operation::swiglu, stream().index);
+  add_call(key, call, strides, copied);
+  key.add(options_.activation, rows, lhs != nullptr);
+  key.add(options_.alpha);
+  key.add(options_.limit);
+  gate.add_to(key, copied);
+  up.add_to(key, copied);
+  auto describe = [&] {
+    const auto type = qualified(type_name(call.type));
+    Config config;
+    add_call(config, call, plan, strides);
+    config.number("kRows", rows);
+    config.flag("kRowIndices", lhs != nullptr);
+    config.flag("kRowPerToken", row_per_token);
+    config.flag("kClamped", options_.activation == Activation::swiglu_clamped);
+    config.real("kAlpha", options_.alpha);
+    config.real("kLimit", options_.limit);
+    std::vector<std::string> names{"x"};
+    gate.add_names(names, "gate_");
+    up.add_names(names, "up_");
+    names.push_back("indices");
+    if (lhs) names.push_back("rows");
+    const bool mma = plan.product == CudaProduct::mma;
+    const auto arguments = "(x, " + gate.text("gate_", type.c_str(), copied) + ", " +
+                           up.text("up_", type.c_str(), copied) + ", indices, " +
+                           (lhs ? "rows" : "nullptr") + ", out);";
+    const int tiles = blocks(call.N, plan.tile);
+    return CudaKernel{mma ? "gather_qmm_swiglu_mma.cuh" : "gather_qmm_swiglu_rows.cuh",
+                      config.text(),
+                      (mma ? "zmlx::SwigluMma<zmlx::Config>::run"
+                           : "zmlx::gather_qmm_swiglu_rows<zmlx::Config>") +
+                          arguments,
+                      names,
+                      {"out"},
+                      mma ? std::tuple{tiles, call.pairs(), 1} : std::tuple{call.pairs(), tiles, 1},
+                      plan.threads,
+                      plan.blocks_per_sm,
+                      plan.shared_memory,
+                      copied};
+  };
+  cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
+}
+
+void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
+                                std::vector<mx::array>& outputs) {
+  InputReader in(inputs);
+  const auto& x = in.next();
+  const ExpertArrays down(in, options_.quantization, options_.has_bias);
+  const auto& rhs = in.next();
+  const auto& weights = in.next();
+
+  const auto call = cuda_call(x, *down.w, rhs, options_.quantization, options_.exact);
+  const char* sum = options_.exact ? type_name(options_.type) : "float";
+  const auto plan = plan_combine(call, std::strcmp(sum, "float") == 0 ? 4 : 2);
+  if (!plan.obstacle.empty()) refuse(name(), plan.obstacle);
+  PairStrides strides(rhs), weight_strides(weights);
+  const bool copied =
+      !(x.flags().row_contiguous && down.readable() && strides.ok && weight_strides.ok);
+  if (copied) strides = weight_strides = PairStrides(call.top_k);
+
+  KeyBuilder key;
+  key.add(Operation::combine, stream().index);
+  add_call(key, call, strides, copied);
+  key.add(type_code(weights.dtype()), weight_strides.token, weight_strides.slot);
+  down.add_to(key, copied);
+  auto describe = [&] {
+    const auto type = qualified(type_name(call.type));
+    Config config;
+    add_call(config, call, plan, strides);
+    config.type("Weight", type_name(weights.dtype()));
+    config.type("Sum", sum);
+    config.type("Out", type_name(options_.type));
+    config.number("kWeightTokenStride", weight_strides.token);
+    config.number("kWeightSlotStride", weight_strides.slot);
+    std::vector<std::string> names{"x"};
+    down.add_names(names, "down_");
+    names.insert(names.end(), {"indices", "weights"});
+    const bool mma = plan.product == CudaProduct::mma;
+    const auto experts = down.text("down_", type.c_str(), copied);
+    const int tiles = blocks(call.N, plan.tile);
+    return CudaKernel{mma ? "gather_qmm_combine_mma.cuh" : "gather_qmm_combine_rows.cuh",
+                      config.text(),
+                      mma ? "zmlx::CombineMma<zmlx::Config>(x, " + experts +
+                                ", indices, weights, zmlx::tokens_of(x_shape, x_ndim)).run(out);"
+                          : "zmlx::gather_qmm_combine_rows<zmlx::Config>(x, " + experts +
+                                ", indices, weights, out);",
+                      names,
+                      {"out"},
+                      mma ? std::tuple{tiles, 1, 1} : std::tuple{call.tokens, tiles, 1},
+                      plan.threads,
+                      plan.blocks_per_sm,
+                      plan.shared_memory,
+                      copied};
+  };
+  cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
+}
+
+void AddRmsNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  const auto& x = inputs[0];
+  const int width = x.shape(-1);
+  const int rows = static_cast<int>(x.size() / width);
+  bool copied = false;
+  for (const auto& a : inputs) copied |= !a.flags().row_contiguous || a.offset() % 16 != 0;
+  KeyBuilder key;
+  key.add(Operation::norm, stream().index, type_code(x.dtype()), width, rows, options_.has_weight,
+          copied);
+  key.add(options_.eps);
+  auto describe = [&] {
+    const int threads = rms_norm_threads(width, x.itemsize());
+    char eps[64];
+    std::snprintf(eps, sizeof(eps), "%a", static_cast<double>(options_.eps));
+    std::vector<std::string> names{"x", "residual"};
+    if (options_.has_weight) names.push_back("weight");
+    const auto type = qualified(type_name(x.dtype()));
+    return CudaKernel{
+        "add_rms_norm.cuh",
+        "",
+        "zmlx::add_rms_norm<" + type + ", " + std::to_string(width) + ", " +
+            std::to_string(threads) + ">(x, residual, " +
+            (options_.has_weight ? "weight" : "static_cast<const " + type + "*>(nullptr)") + ", " +
+            eps + ", normed, sum);",
+        names,
+        {"normed", "sum"},
+        {rows, 1, 1},
+        threads,
+        1,
+        0,
+        copied};
+  };
+  cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
+}
+
+}  // namespace zmlx::fast
