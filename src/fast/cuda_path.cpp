@@ -1,6 +1,7 @@
 #include "fast/cuda_path.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <variant>
 
 #include "mlx/backend/cuda/cuda.h"
@@ -77,12 +78,12 @@ bool dense(const CudaCall& c, const CudaPlan& plan) {
   return plan.product == CudaProduct::fp || (c.exact && c.quantization.bits == 8);
 }
 
-/// Steps of the inner dimension whose codes are on their way, and their bytes in a block's shared
-/// memory; see LaneLayout and FpLayout in src/cuda.
-int copied_codes(const CudaCall& c, CudaPlan& plan) {
+/// Steps of the inner dimension whose codes are on their way (for the fp modes `fp_ring`), and
+/// their bytes in a block's shared memory; see LaneLayout and FpLayout in src/cuda.
+int copied_codes(const CudaCall& c, CudaPlan& plan, int fp_ring) {
   const auto& q = c.quantization;
   const bool fp = plan.product == CudaProduct::fp, narrow = mx::size_of(c.type) == 2;
-  plan.ring = !dense(c, plan) ? 8 : fp ? 3 : 4;
+  plan.ring = !dense(c, plan) ? 8 : fp ? fp_ring : 4;
   const int lane = narrow && q.bits <= 4 ? 16 : 8;
   const int step = 32 * (fp ? (q.bits == 4 ? 32 : 16) : lane);
   const int bytes = fp ? 16 : 2 * lane * q.bits / 8;
@@ -143,7 +144,7 @@ CudaPlan plan_swiglu(const CudaCall& c) {
     plan.threads = 128;
     plan.blocks_per_sm = dense(c, plan) ? 5 : 1;
     plan.tile = plan.product == CudaProduct::fp ? plan.threads / 32 * 2 : plan.threads / 16;
-    fit = fits(c, plan, staged_row(c, plan.product) + copied_codes(c, plan));
+    fit = fits(c, plan, staged_row(c, plan.product) + copied_codes(c, plan, 3));
   }
   if (plan.obstacle.empty() && !fit) plan.obstacle = "rows too long for shared memory";
   return plan;
@@ -182,7 +183,7 @@ CudaPlan plan_combine(const CudaCall& c, int sum_bytes) {
     if (plan.threads > 512) plan.obstacle = "more than 8 experts a token";
     fit = fits(
         c, plan,
-        c.top_k * (staged_row(c, plan.product) + plan.tile * sum_bytes) + copied_codes(c, plan));
+        c.top_k * (staged_row(c, plan.product) + plan.tile * sum_bytes) + copied_codes(c, plan, 2));
   }
   if (plan.obstacle.empty() && !fit) plan.obstacle = "rows too long for shared memory";
   return plan;
@@ -207,7 +208,8 @@ int rms_norm_threads(int width, size_t itemsize) {
 
 int cuda_compute_capability() {
   static const int capability = [] {
-    if (!mx::cu::is_available()) return 0;
+    const char* wanted = std::getenv("ZMLX_CUDA");
+    if (!wanted || std::string(wanted) != "1" || !mx::cu::is_available()) return 0;
     const auto& info = mx::device_info(mx::Device(mx::Device::gpu, 0));
     auto number = [&](const char* key) {
       const auto found = info.find(key);
@@ -230,7 +232,10 @@ bool cuda_readable(const mx::array& a) {
 
 std::string cuda_obstacle(const mx::Stream& s, const mx::array& x, const QuantizedWeights& weights,
                           const Quantization& q, bool transpose) {
-  if (s.device != mx::Device::gpu || !cuda_compute_capability()) return "no kernel for this device";
+  if (s.device != mx::Device::gpu) return "no kernel for this device";
+  if (!cuda_compute_capability()) {
+    return "no kernel for this device (on CUDA, ZMLX_CUDA=1 turns them on)";
+  }
   if (cuda_compute_capability() < 80) return "the GPU is older than compute capability 8.0";
   if (!transpose) return "transpose=False";
   if (weights.w.ndim() != 3) return "the weights are not a stack of experts (E, N, K)";

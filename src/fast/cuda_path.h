@@ -54,7 +54,8 @@ CudaCall cuda_call(const mx::array& x, const mx::array& w, const mx::array& indi
 /// of its sum depends.
 int rms_norm_threads(int width, size_t itemsize);
 
-/// 10 * major + minor of the first GPU, or 0 if MLX has no CUDA backend here.
+/// 10 * major + minor of the first GPU, or 0 if MLX has no CUDA backend here or the environment
+/// variable ZMLX_CUDA is not 1: the kernels are tried out, not yet trusted (docs/numerics.md).
 int cuda_compute_capability();
 
 /// Why no CUDA kernel reads these arrays; empty if one does.

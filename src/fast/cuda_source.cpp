@@ -2,13 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 #include <stdexcept>
 #include <string_view>
+#include <vector>
 
 namespace zmlx::fast {
 
@@ -31,11 +31,14 @@ std::string_view without_comment(std::string_view line) {
 
 void append(const std::string& name, std::set<std::string>& included, std::string& out) {
   if (!included.insert(name).second) return;
-  std::istringstream lines(text_of(name));
-  for (std::string line; std::getline(lines, line);) {
+  std::string_view rest = text_of(name);
+  while (!rest.empty()) {
+    const auto line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(rest.size(), line.size() + 1));
     constexpr std::string_view kInclude = "#include \"";
     if (line.starts_with(kInclude)) {
-      append(line.substr(kInclude.size(), line.rfind('"') - kInclude.size()), included, out);
+      const auto file = line.substr(kInclude.size(), line.rfind('"') - kInclude.size());
+      append(std::string(file), included, out);
       continue;
     }
     const auto text = without_comment(line);
@@ -45,41 +48,45 @@ void append(const std::string& name, std::set<std::string>& included, std::strin
   }
 }
 
-/// A folder of this process for what NVRTC reads.
+/// A folder of this process for what NVRTC reads. C's files, not C++'s: their locales are shared
+/// with whatever else the process has loaded.
 class SourceFolder {
  public:
   SourceFolder() {
-    std::error_code error;
-    auto pattern = (std::filesystem::temp_directory_path(error) / "zmlx-cuda-XXXXXX").string();
-    if (!error && mkdtemp(pattern.data())) path_ = pattern;
+    const char* parent = std::getenv("TMPDIR");
+    auto pattern = std::string(parent && *parent ? parent : "/tmp") + "/zmlx-cuda-XXXXXX";
+    if (mkdtemp(pattern.data())) path_ = pattern;
   }
   ~SourceFolder() {
-    std::error_code error;
     // A forked process leaves it to the one that made it.
-    if (!path_.empty() && getpid() == owner_) std::filesystem::remove_all(path_, error);
+    if (path_.empty() || getpid() != owner_) return;
+    for (const auto& file : files_) std::remove(file.c_str());
+    rmdir(path_.c_str());
   }
   SourceFolder(const SourceFolder&) = delete;
   SourceFolder& operator=(const SourceFolder&) = delete;
 
-  /// The path of a new file, or nothing if it cannot be written.
-  std::string write(const std::string& name, const std::string& text) const {
+  /// The path of a new file, or nothing if it cannot be written. One thread at a time.
+  std::string write(const std::string& name, const std::string& text) {
     if (path_.empty()) return "";
     const auto path = path_ + "/" + name;
-    std::ofstream file(path, std::ios::binary);
-    file << text;
-    file.close();
-    return file ? path : "";
+    std::FILE* file = std::fopen(path.c_str(), "wb");
+    if (!file) return "";
+    files_.push_back(path);
+    const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+    return std::fclose(file) == 0 && written ? path : "";
   }
 
  private:
   const pid_t owner_ = getpid();
   std::string path_;
+  std::vector<std::string> files_;
 };
 
 }  // namespace
 
 std::string cuda_include(const std::string& name, const std::string& text) {
-  static const SourceFolder folder;
+  static SourceFolder folder;
   const auto path = folder.write(name, text);
   return path.empty() ? text : "#include \"" + path + "\"\n";
 }

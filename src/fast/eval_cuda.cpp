@@ -1,7 +1,7 @@
 // Evaluation on CUDA: arrays become a kernel's constants and launch. The kernels are in src/cuda.
 
+#include <cstdio>
 #include <cstring>
-#include <sstream>
 #include <stdexcept>
 
 #include "fast/cuda_kernel.h"
@@ -42,26 +42,26 @@ class KeyBuilder {
 /// The constants of a kernel, as C++ text: what src/cuda/experts.cuh calls C.
 class Config {
  public:
-  void type(const char* name, const char* value) {
-    text_ << "using " << name << " = " << value << ";\n";
+  void type(const char* name, const std::string& value) {
+    text_ += "using " + std::string(name) + " = " + value + ";\n";
   }
-  void number(const char* name, int64_t value) {
-    text_ << "static constexpr int " << name << " = " << value << ";\n";
-  }
-  void flag(const char* name, bool value) {
-    text_ << "static constexpr bool " << name << " = " << (value ? "true" : "false") << ";\n";
-  }
-  void real(const char* name, float value) {
+  void number(const char* name, int64_t value) { constant("int", name, std::to_string(value)); }
+  void flag(const char* name, bool value) { constant("bool", name, value ? "true" : "false"); }
+  void real(const char* name, float value) { constant("float", name, exactly(value)); }
+  std::string text() const { return "namespace zmlx {\nstruct Config {\n" + text_ + "};\n}\n"; }
+
+  /// A literal of just this value.
+  static std::string exactly(float value) {
     char buffer[64];
     std::snprintf(buffer, sizeof(buffer), "%a", static_cast<double>(value));
-    text_ << "static constexpr float " << name << " = " << buffer << ";\n";
-  }
-  std::string text() const {
-    return "namespace zmlx {\nstruct Config {\n" + text_.str() + "};\n}\n";
+    return buffer;
   }
 
  private:
-  std::ostringstream text_;
+  void constant(const char* type, const char* name, const std::string& value) {
+    text_ += "static constexpr " + std::string(type) + " " + name + " = " + value + ";\n";
+  }
+  std::string text_;
 };
 
 /// The two strides of (..., K) indices or weights, from token to token and from slot to slot;
@@ -126,13 +126,16 @@ struct ExpertArrays {
   }
   /// What kernels call Experts.
   std::string text(const std::string& prefix, const char* type, bool copied) const {
-    std::ostringstream out;
-    out << "{" << prefix << "w, " << prefix << "scales, "
-        << (biases ? prefix + "biases" : "nullptr") << ", " << (bias ? prefix + "bias" : "nullptr");
-    for (const auto* a : {w, scales, biases, bias}) out << ", " << stride(a, copied) << "ll";
-    out << "}";
-    return "zmlx::Experts<" + std::string(biases ? type : "zmlx::u8") + ", " + type + ">" +
-           out.str();
+    const auto or_null = [&](const mx::array* a, const char* name) {
+      return ", " + (a ? prefix + name : "nullptr");
+    };
+    auto out = "{" + prefix + "w, " + prefix + "scales" + or_null(biases, "biases") +
+               or_null(bias, "bias");
+    for (const auto* a : {w, scales, biases, bias}) {
+      out += ", " + std::to_string(stride(a, copied)) + "ll";
+    }
+    out += "}";
+    return "zmlx::Experts<" + std::string(biases ? type : "zmlx::u8") + ", " + type + ">" + out;
   }
 };
 
@@ -308,8 +311,6 @@ void AddRmsNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::
   key.add(options_.eps);
   auto describe = [&] {
     const int threads = rms_norm_threads(width, x.itemsize());
-    char eps[64];
-    std::snprintf(eps, sizeof(eps), "%a", static_cast<double>(options_.eps));
     std::vector<std::string> names{"x", "residual"};
     if (options_.has_weight) names.push_back("weight");
     const auto type = qualified(type_name(x.dtype()));
@@ -319,7 +320,7 @@ void AddRmsNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::
         "zmlx::add_rms_norm<" + type + ", " + std::to_string(width) + ", " +
             std::to_string(threads) + ">(x, residual, " +
             (options_.has_weight ? "weight" : "static_cast<const " + type + "*>(nullptr)") + ", " +
-            eps + ", normed, sum);",
+            Config::exactly(options_.eps) + ", normed, sum);",
         names,
         {"normed", "sum"},
         {rows, 1, 1},

@@ -79,7 +79,7 @@ TEST(CudaPath, WorksOutTheKernelsSharedMemory) {
   EXPECT_EQ(plan_swiglu(call("affine", 4, 64, 1792, 2048, 1, 4)).shared_memory, 20480);
   EXPECT_EQ(plan_combine(call("affine", 4, 64, 2048, 1792, 1, 4), 2).shared_memory, 49216);
   EXPECT_EQ(plan_swiglu(call("mxfp4", 4, 32, 2880, 2880, 1, 4)).shared_memory, 36864);
-  EXPECT_EQ(plan_combine(call("mxfp4", 4, 32, 2880, 2880, 1, 4), 2).shared_memory, 98368);
+  EXPECT_EQ(plan_combine(call("mxfp4", 4, 32, 2880, 2880, 1, 4), 2).shared_memory, 81984);
 }
 
 TEST(CudaPath, KeepsWithinSharedMemory) {

@@ -46,7 +46,7 @@ static_assert(swiglu_shared<Launch<Up, 128, 8>>() == 20480);
 static_assert(combine_shared<Launch<Down, 256, 8>>() == 49216);
 using Fp = Config<bf16, 4, 32, 2880, 2880, true>;
 static_assert(swiglu_shared<Launch<Fp, 128, 3>>() == 36864);
-static_assert(combine_shared<Launch<Fp, 256, 3>>() == 98368);
+static_assert(combine_shared<Launch<Fp, 256, 2>>() == 81984);
 
 template <class C>
 void instantiate() {

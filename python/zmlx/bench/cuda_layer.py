@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -154,6 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=at_least(1), default=12, help="(%(default)s)")
     parser.add_argument("--capsule", metavar="DIR", help="write repro capsules into this folder")
     options = parser.parse_args(arguments)
+    os.environ["ZMLX_CUDA"] = "1"  # read at the first call
     if not mx.cuda.is_available():
         print("MLX has no CUDA GPU here.", file=sys.stderr)
         return EXIT_USAGE
