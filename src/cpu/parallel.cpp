@@ -22,8 +22,9 @@ int max_threads() {
 void set_max_threads(int threads) { limit = threads; }
 
 int threads_for(double bytes, double flops) {
-  // At some 10 GB/s or 20 GFLOP/s a thread these take 3 us, about what waking another costs.
-  constexpr double kBytes = 32e3, kFlops = 60e3;
+  // At some 10 GB/s or 20 GFLOP/s a thread these take 50 us, about what waking another costs in a
+  // virtual machine. A tenth of that made the small model in models/ decode at half the speed.
+  constexpr double kBytes = 500e3, kFlops = 1e6;
   const double worth = std::max(bytes / kBytes, flops / kFlops);
   return static_cast<int>(std::clamp(worth, 1.0, static_cast<double>(max_threads())));
 }
