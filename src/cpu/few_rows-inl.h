@@ -8,8 +8,8 @@
 // lane by lane, before they grow. Against a float64 oracle this has 0.3 to 0.5 times the error of
 // MLX's float32 path at 2,048 columns, but up to 4 times at 128, where its sums are as short as
 // ours: there weights are dequantized one by one (kFactored = false). On Zen 3 a vector of 4-bit
-// weights costs three instructions (and, convert, multiply-add); the conversion, one a cycle, is
-// the limit: 12 GB/s of nibbles a core at 3.1 GHz.
+// weights costs three instructions (and, convert, multiply-add), of which it does some three a
+// cycle, though each alone can be had two to four times a cycle.
 
 #if defined(ZMLX_CPU_FEW_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ZMLX_CPU_FEW_ROWS_INL_H_
