@@ -33,7 +33,8 @@ std::vector<double> time_passes(size_t bytes, int threads, int repeats, const Bo
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    cpu::on_threads(threads, [&] { body(static_cast<size_t>(omp_get_thread_num()) * share, share); });
+    cpu::on_threads(threads,
+                    [&] { body(static_cast<size_t>(omp_get_thread_num()) * share, share); });
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     if (i > 0) {
       // What rounding to whole shares left out is scaled back in.
