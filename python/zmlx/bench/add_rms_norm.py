@@ -20,8 +20,8 @@ from zmlx.table import format_table
 _DESCRIPTION = """\
 Times add_rms_norm (the sum and its norm in one pass over two inputs and two outputs) against x + r
 followed by mx.fast.rms_norm, with the machine's copy bandwidth measured in between. MLX's cache is
-made large enough to hold the outputs and temporaries of both: with its default of 32 MiB on the CPU, large outputs
-are fresh memory at every call, and both mostly wait for the system to map its pages.
+made large enough to hold the outputs and temporaries of both: with its default of 32 MiB on the
+CPU, large outputs are fresh memory at every call, and both mostly wait for the system to map pages.
 """
 _EPS = 1e-5
 
