@@ -14,6 +14,7 @@ else()
   set_target_properties(zmlx PROPERTIES INSTALL_RPATH "${mlx_folder}")
 endif()
 
+target_include_directories(zmlx PUBLIC $<INSTALL_INTERFACE:${ZMLX_INSTALL_PREFIX}/include>)
 install(TARGETS zmlx EXPORT zmlxTargets
         LIBRARY DESTINATION ${ZMLX_INSTALL_PREFIX}/lib
         RUNTIME DESTINATION ${ZMLX_INSTALL_PREFIX}/bin)

@@ -59,7 +59,10 @@ int main() {
   for (const auto& path : zmlx::explain([&] { fused(); })) {
     std::printf("%s: %s\n", path.op.c_str(), path.path.c_str());
   }
-  const bool same = mx::allclose(fused(), stock(), 1e-4, 1e-4).item<bool>();
+  // Sums of large terms may come out near 0, so differences are held against the largest result.
+  const auto truth = stock();
+  const auto off = mx::max(mx::abs(mx::subtract(fused(), truth))).item<float>();
+  const bool same = off <= 1e-5f * mx::max(mx::abs(truth)).item<float>();
   std::printf("stock %.2f ms, fused %.2f ms on %s, results agree: %s\n", milliseconds(stock),
               milliseconds(fused), zmlx::cpu_target().c_str(), same ? "yes" : "no");
   return same ? 0 : 1;
