@@ -69,6 +69,13 @@ void GroupProduct::for_each_unit(size_t block, const Unit& unit) const { run(blo
 
 void GroupProduct::for_each_block(size_t block, const Unit& unit) const { run(block, true, unit); }
 
+int GroupProduct::threads() const {
+  const double weights = static_cast<double>(matrices) * static_cast<double>(experts.N * experts.K);
+  const auto groups = static_cast<double>(grouping.groups.size());
+  return threads_for(weights * groups * bits_of(experts.format) / 8,
+                     2 * weights * static_cast<double>(grouping.order.size()));
+}
+
 Magnitudes GroupProduct::magnitudes_of_group(const ExpertGroup& group) const {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   Magnitudes all{kInfinity, 0.0f};
@@ -140,7 +147,7 @@ void GroupProduct::run(size_t block, bool groups_in_order, const Unit& unit) con
         }
       }
     };
-    on_threads(threads, work);
+    on_threads(threads(), work);
   }
 }
 

@@ -57,7 +57,7 @@ struct GroupProduct {
   const Activations& x;
   const ExpertGroups& grouping;
   Scratch& scratch;
-  int threads;
+  int matrices = 1;  ///< of the experts' shape that each row is multiplied by
 
   using Unit =
       std::function<void(const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1)>;
@@ -67,6 +67,7 @@ struct GroupProduct {
   void for_each_block(size_t block, const Unit& unit) const;
 
  private:
+  int threads() const;
   Magnitudes magnitudes_of_group(const ExpertGroup& group) const;
   void run(size_t block, bool groups_in_order, const Unit& unit) const;
 };

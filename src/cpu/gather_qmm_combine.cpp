@@ -23,7 +23,6 @@ HWY_AFTER_NAMESPACE();
 #include <limits>
 #include <vector>
 
-#include "cpu/parallel.h"
 #include "cpu/scalar.h"
 
 namespace zmlx::cpu {
@@ -40,10 +39,7 @@ void gather_qmm_combine(const GatherQmmCombineArgs& args, Scratch& scratch) {
     std::fill_n(sums + pair / args.top_k * N, N, std::numeric_limits<float>::quiet_NaN());
   }
 
-  const auto weights = static_cast<double>(N * args.down.K);
-  const int threads = threads_for(weights * grouping.groups.size() * bits_of(args.down.format) / 8,
-                                  2 * weights * pairs);
-  const GroupProduct product{args.down, args.x, grouping, scratch, threads};
+  const GroupProduct product{args.down, args.x, grouping, scratch};
   product.for_each_block(
       kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1) {
         thread_local std::vector<float> y;

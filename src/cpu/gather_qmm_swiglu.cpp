@@ -21,7 +21,6 @@ HWY_AFTER_NAMESPACE();
 
 #include <vector>
 
-#include "cpu/parallel.h"
 #include "cpu/scalar.h"
 
 namespace zmlx::cpu {
@@ -35,10 +34,7 @@ void gather_qmm_swiglu(const GatherQmmSwigluArgs& args, Scratch& scratch) {
   const size_t row_bytes = N * size_of(args.out_type);
   for (auto pair : grouping.invalid) fill_nan(N, args.out_type, out + pair * row_bytes);
 
-  const double weights = 2.0 * static_cast<double>(N * args.gate.K);
-  const int threads = threads_for(weights * grouping.groups.size() * bits_of(args.gate.format) / 8,
-                                  2 * weights * args.pairs);
-  const GroupProduct product{args.gate, args.x, grouping, scratch, threads};
+  const GroupProduct product{args.gate, args.x, grouping, scratch, 2};
   product.for_each_unit(
       kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1) {
         thread_local std::vector<float> gate, up;

@@ -2,7 +2,6 @@
 
 #include <vector>
 
-#include "cpu/parallel.h"
 #include "cpu/scalar.h"
 
 namespace zmlx::cpu {
@@ -13,10 +12,7 @@ void quantized_matmul(const QuantizedMatmulArgs& args, Scratch& scratch) {
   const auto grouping = group_by_expert(all_zero.data(), args.rows, 1);
   auto* out = static_cast<uint8_t*>(args.out);
   const size_t size = size_of(args.out_type);
-  const auto weights = static_cast<double>(N * args.matrix.K);
-  const int threads =
-      threads_for(weights * bits_of(args.matrix.format) / 8, 2 * weights * args.rows);
-  const GroupProduct product{args.matrix, args.x, grouping, scratch, threads};
+  const GroupProduct product{args.matrix, args.x, grouping, scratch};
   product.for_each_unit(
       kBlock, [&](const ExpertGroup& group, const PreparedRows& rows, size_t n0, size_t n1) {
         thread_local std::vector<float> y;

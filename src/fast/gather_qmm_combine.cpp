@@ -113,8 +113,7 @@ mx::array gather_qmm_combine(const mx::array& x, const mx::array& w, const mx::a
   inputs.push_back(weights);
 
   const bool on_cpu = s.device == mx::Device::cpu;
-  auto obstacle = on_cpu ? cpu_obstacle(s, x, experts, q, transpose)
-                         : cuda_obstacle(s, x, experts, q, transpose);
+  auto obstacle = kernel_obstacle(s, x, experts, q, transpose);
   if (obstacle.empty() && !kernel_float(weights.dtype())) obstacle = "the type of weights";
   if (obstacle.empty() && !on_cpu) obstacle = cuda_call_obstacle(x, w, rhs_indices, options);
   if (!obstacle.empty()) {

@@ -179,12 +179,8 @@ mx::array gather_qmm_swiglu(
 
   const bool on_cpu = s.device == mx::Device::cpu;
   const auto* rows = lhs_indices ? &inputs.back() : nullptr;
-  auto obstacle =
-      on_cpu ? cpu_obstacle(s, x, gate, q, transpose) : cuda_obstacle(s, x, gate, q, transpose);
-  if (obstacle.empty()) {
-    obstacle =
-        on_cpu ? cpu_obstacle(s, x, up, q, transpose) : cuda_obstacle(s, x, up, q, transpose);
-  }
+  auto obstacle = kernel_obstacle(s, x, gate, q, transpose);
+  if (obstacle.empty()) obstacle = kernel_obstacle(s, x, up, q, transpose);
   if (obstacle.empty() && x.shape(-2) != 1) obstacle = "x has more than one row per index";
   if (obstacle.empty() && !on_cpu) obstacle = cuda_call_obstacle(x, gate_w, rhs, rows, options);
   if (!obstacle.empty()) {

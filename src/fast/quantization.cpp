@@ -1,5 +1,7 @@
 #include "fast/quantization.h"
 
+#include "fast/cuda_path.h"
+
 #include <limits>
 #include <sstream>
 #include <stdexcept>
@@ -117,9 +119,10 @@ bool kernel_float(mx::Dtype type) {
   return type == mx::float32 || type == mx::float16 || type == mx::bfloat16;
 }
 
-std::string cpu_obstacle(const mx::Stream& s, const mx::array& x, const QuantizedWeights& weights,
-                         const Quantization& q, bool transpose) {
-  if (s.device != mx::Device::cpu) return "no kernel for this device";
+std::string kernel_obstacle(const mx::Stream& s, const mx::array& x,
+                            const QuantizedWeights& weights, const Quantization& q,
+                            bool transpose) {
+  if (s.device != mx::Device::cpu) return cuda_obstacle(s, x, weights, q, transpose);
   if (!transpose) return "transpose=False";
   if (weights.w.ndim() != 3) return "the weights are not a stack of experts (E, N, K)";
   if (!kernel_float(x.dtype())) return "the type of x";

@@ -51,9 +51,10 @@ mx::Dtype product_type(const mx::array& x, const QuantizedWeights& weights,
 /// Whether this library's kernels read the type: float32, float16 or bfloat16.
 bool kernel_float(mx::Dtype type);
 
-/// Why the CPU kernels cannot take these weights; empty if they can.
-std::string cpu_obstacle(const mx::Stream& s, const mx::array& x, const QuantizedWeights& weights,
-                         const Quantization& quantization, bool transpose);
+/// Why the kernels of the stream's device cannot take these weights; empty if they can.
+std::string kernel_obstacle(const mx::Stream& s, const mx::array& x,
+                            const QuantizedWeights& weights, const Quantization& quantization,
+                            bool transpose);
 
 /// The indices as given, or those of `a`'s leading axes (all but two) in order: what `gather_qmm`
 /// takes where none are given.

@@ -146,18 +146,7 @@ def _peak(path: str, variant: str, dtype: str, settings: Settings) -> dict[str, 
 
 def result_text(result: DecodeResult, settings: Settings) -> str:
     """The table, for people."""
-    rows = []
-    for speed in result.speeds:
-        for phase in ("prompt", "decode"):
-            rows.append(
-                [
-                    speed.dtype,
-                    phase,
-                    f"{speed.median(phase, 'stock'):.1f}",
-                    f"{speed.median(phase, 'patched'):.1f}",
-                    f"{speed.ratio(phase):.2f}x",
-                ]
-            )
+    rows = [speed.cells(phase) for speed in result.speeds for phase in ("prompt", "decode")]
     tokens = result.speeds[0]
     header = ["tokens/s", "", "stock", "patched", "ratio"]
     lines = [

@@ -8,17 +8,21 @@ from zmlx.patch.session import on_gpu
 _quantized_matmul = fast.quantized_matmul
 
 
+def _product(layer, x):
+    return _quantized_matmul(
+        x,
+        layer["weight"],
+        layer["scales"],
+        layer.get("biases"),
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+    )
+
+
 class FusedQuantizedLinear(nn.QuantizedLinear):
     def __call__(self, x):
-        x = _quantized_matmul(
-            x,
-            self["weight"],
-            self["scales"],
-            self.get("biases"),
-            group_size=self.group_size,
-            bits=self.bits,
-            mode=self.mode,
-        )
+        x = _product(self, x)
         if "bias" in self:
             x = x + self["bias"]
         return x
@@ -26,15 +30,7 @@ class FusedQuantizedLinear(nn.QuantizedLinear):
 
 class FusedQuantizedEmbedding(nn.QuantizedEmbedding):
     def as_linear(self, x):
-        return _quantized_matmul(
-            x,
-            self["weight"],
-            self["scales"],
-            self.get("biases"),
-            group_size=self.group_size,
-            bits=self.bits,
-            mode=self.mode,
-        )
+        return _product(self, x)
 
 
 _CLASSES = {

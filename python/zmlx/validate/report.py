@@ -101,16 +101,7 @@ def _speed_lines(entry: FormatReport) -> list[str]:
     for speed in entry.speeds:
         for phase, tokens in (("prompt", speed.prompt_tokens), ("decode", speed.decode_tokens)):
             runs = len(getattr(speed, phase)["stock"])
-            rows.append(
-                [
-                    speed.dtype,
-                    phase,
-                    f"{speed.median(phase, 'stock'):.1f}",
-                    f"{speed.median(phase, 'patched'):.1f}",
-                    f"{speed.ratio(phase):.2f}x",
-                    f"{runs} x {tokens} tokens",
-                ]
-            )
+            rows.append([*speed.cells(phase), f"{runs} x {tokens} tokens"])
     header = ["tokens/s", "", "stock", "patched", "ratio", "median of"]
     peak = ", ".join(f"{variant} {size / 1e6:.1f} MB" for variant, size in entry.peak_bytes.items())
     return [

@@ -88,6 +88,16 @@ class Speed:
         """Patched over stock."""
         return self.median(phase, "patched") / self.median(phase, "stock")
 
+    def cells(self, phase: str) -> list[str]:
+        """A table's row: type, phase, both medians and their ratio."""
+        return [
+            self.dtype,
+            phase,
+            f"{self.median(phase, 'stock'):.1f}",
+            f"{self.median(phase, 'patched'):.1f}",
+            f"{self.ratio(phase):.2f}x",
+        ]
+
 
 def _prompt_rate(run: list[Generation]) -> float:
     return sum(g.prompt_tokens for g in run) / sum(g.prompt_seconds for g in run)
