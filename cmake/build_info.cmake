@@ -1,7 +1,8 @@
 # What `zmlx::build_info()` reports.
 
+set(ZMLX_SOURCE_COMMIT "" CACHE STRING "The commit of sources that are not a checkout")
 find_package(Git QUIET)
-set(ZMLX_GIT_COMMIT "")
+set(ZMLX_GIT_COMMIT "${ZMLX_SOURCE_COMMIT}")
 if(GIT_FOUND AND EXISTS "${PROJECT_SOURCE_DIR}/.git")
   execute_process(COMMAND "${GIT_EXECUTABLE}" rev-parse --short=12 HEAD
                   WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}" OUTPUT_VARIABLE ZMLX_GIT_COMMIT
