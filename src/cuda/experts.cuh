@@ -27,14 +27,6 @@ __device__ __forceinline__ u32 expert_of(const u32* indices, int pair) {
                (pair % C::kTopK) * C::kIndexSlotStride);
 }
 
-/// Tokens of x (..., K, 1, H).
-template <typename Shape>
-__device__ __forceinline__ int tokens_of(const Shape& shape, int ndim) {
-  int tokens = 1;
-  for (int i = 0; i < ndim - 3; ++i) tokens *= shape[i];
-  return tokens;
-}
-
 /// The row of x that a pair multiplies, or -1 if it is asked for one that does not exist.
 template <class C>
 __device__ __forceinline__ int row_of(const u32* rows, int pair) {

@@ -41,8 +41,9 @@ std::vector<mx::array> compose(const std::vector<mx::array>& inputs,
   return {normed, sum};
 }
 
-std::string cuda_obstacle(bool has_residual, const std::vector<mx::array>& inputs) {
-  if (cuda_compute_capability() < 80) return "no kernel for this device";
+std::string cuda_obstacle(const mx::Stream& s, bool has_residual,
+                          const std::vector<mx::array>& inputs) {
+  if (auto obstacle = cuda_device_obstacle(s); !obstacle.empty()) return obstacle;
   if (!has_residual) return "MLX's own norm is one pass";
   for (const auto& a : inputs) {
     if (a.dtype() != inputs[0].dtype()) return "arrays of several types";
@@ -60,7 +61,7 @@ std::string obstacle(const char* op, const mx::Stream& s, bool has_residual,
   for (const auto& a : inputs) {
     if (!kernel_float(a.dtype())) reason = "a type other than float32, float16 and bfloat16";
   }
-  if (reason.empty() && !on_cpu) reason = cuda_obstacle(has_residual, inputs);
+  if (reason.empty() && !on_cpu) reason = cuda_obstacle(s, has_residual, inputs);
   detail::note_path({op, !reason.empty() ? "fallback" : on_cpu ? "cpu" : "cuda", reason});
   return reason;
 }

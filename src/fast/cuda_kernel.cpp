@@ -1,11 +1,16 @@
 #include "fast/cuda_kernel.h"
 
-#include <cstdio>
 #include <mutex>
+#include <stdexcept>
 #include <unordered_map>
 
+#include "cuda/host/api.h"
+#include "cuda/host/memory.h"
+#include "cuda/host/module.h"
+#include "fast/cuda_path.h"
 #include "fast/cuda_source.h"
-#include "mlx/fast.h"
+#include "mlx/ops.h"
+#include "mlx/primitives.h"
 
 namespace zmlx::fast {
 
@@ -22,53 +27,129 @@ struct KeyHash {
   }
 };
 
-/// The kernel's parameters are the caller's, so bounds that the compiler should know of are put on
-/// the word before its name.
-std::string launch_bounds(const CudaKernel& kernel) {
-  return "#undef __global__\n#define __global__ __attribute__((global)) __launch_bounds__(" +
-         std::to_string(kernel.threads) + ", " + std::to_string(kernel.blocks_per_sm) + ")\n";
+/// A kernel that is compiled and ready to be launched.
+struct Launch {
+  void* function = nullptr;
+  cuda::Dim3 grid, block;
+  uint32_t shared_memory = 0;
+  bool copy_strided = false;
+  std::vector<int> numbers;
+};
+
+constexpr size_t kMaxParameters = 32;
+
+const char* parameter_type(mx::Dtype type) {
+  if (type == mx::float32) return "float";
+  if (type == mx::float16) return "zmlx::f16";
+  if (type == mx::bfloat16) return "zmlx::bf16";
+  if (type == mx::uint32) return "zmlx::u32";
+  if (type == mx::uint8) return "zmlx::u8";
+  throw std::logic_error("[zmlx] no kernel takes an array of this type.");
 }
 
-std::shared_ptr<mx::Primitive> make(const CudaKernel& kernel, const mx::Stream& stream,
-                                    const std::vector<mx::array>& inputs,
-                                    const std::vector<mx::array>& outputs) {
-  const auto text = cuda_source(kernel.file) + kernel.config + launch_bounds(kernel);
-  // MLX keeps compiled kernels by name, so the name tells sources apart.
-  char hash[32];
-  std::snprintf(hash, sizeof(hash), "_%016zx", std::hash<std::string>{}(text + kernel.body));
-  const auto name = "zmlx_" + kernel.file.substr(0, kernel.file.find('.')) + hash;
-  auto call = mx::fast::cuda_kernel(name, kernel.inputs, kernel.outputs, kernel.body,
-                                    cuda_include(name + ".cuh", text), kernel.copy_strided,
-                                    kernel.shared_memory);
-  std::vector<mx::Shape> shapes;
+std::vector<mx::Dtype> types_of(const std::vector<mx::array>& arrays) {
   std::vector<mx::Dtype> types;
-  for (const auto& out : outputs) {
-    shapes.push_back(out.shape());
-    types.push_back(out.dtype());
-  }
+  for (const auto& a : arrays) types.push_back(a.dtype());
+  return types;
+}
+
+Launch prepare(const CudaKernel& kernel, const mx::Stream& stream,
+               const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs) {
+  const auto text = cuda_kernel_text(kernel, types_of(inputs), types_of(outputs));
+  Launch launch;
+  launch.function =
+      cuda::kernel_function(text, kCudaKernelName, stream.device.index,
+                            cuda_compute_capability(stream.device.index), kernel.shared_memory);
   const auto [x, y, z] = kernel.blocks;
-  auto made = call(inputs, shapes, types, {x * kernel.threads, y, z}, {kernel.threads, 1, 1}, {},
-                   std::nullopt, false, stream);
-  return made[0].primitive_ptr();
+  launch.grid = {static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z)};
+  launch.block.x = kernel.threads;
+  launch.shared_memory = kernel.shared_memory;
+  launch.copy_strided = kernel.copy_strided;
+  for (const auto& [name, value] : kernel.numbers) launch.numbers.push_back(value);
+  if (inputs.size() + outputs.size() + launch.numbers.size() > kMaxParameters) {
+    throw std::logic_error("[zmlx] a kernel has too many parameters.");
+  }
+  return launch;
+}
+
+/// A copy without gaps, on the stream; the caller keeps it until the GPU is done.
+mx::array copy_of(const mx::array& a, const mx::Stream& stream) {
+  std::vector<mx::array> copy{mx::contiguous(a, false, stream)};
+  copy[0].primitive().eval_gpu({a}, copy);
+  return copy[0];
+}
+
+void enqueue(const Launch& launch, const mx::Stream& stream, const std::vector<mx::array>& inputs,
+             std::vector<mx::array>& outputs) {
+  const auto& api = cuda::api();
+  void* encoder = api.get_command_encoder(stream);
+  std::array<void*, kMaxParameters> values, parameters;
+  size_t count = 0;
+  auto add_pointer = [&](const mx::array& a) {
+    values[count] = cuda::gpu_pointer(a);
+    parameters[count] = &values[count];
+    ++count;
+  };
+  for (auto& out : outputs) cuda::allocate(out, stream);
+  for (const auto& in : inputs) {
+    add_pointer(in);
+    api.set_input_array(encoder, in);
+  }
+  for (const auto& out : outputs) {
+    add_pointer(out);
+    api.set_output_array(encoder, out);
+  }
+  for (const auto& number : launch.numbers) {
+    parameters[count++] = const_cast<int*>(&number);
+  }
+  api.add_kernel_node(encoder, launch.function, launch.grid, launch.block, {}, launch.shared_memory,
+                      parameters.data());
+}
+
+const Launch& find_launch(const CudaKey& key, const mx::Stream& stream,
+                          const std::vector<mx::array>& inputs,
+                          const std::vector<mx::array>& outputs,
+                          const std::function<CudaKernel()>& describe) {
+  // Leaked: evaluation may go on while static objects are destroyed.
+  static auto* launches = new std::unordered_map<CudaKey, Launch, KeyHash>;
+  static auto* mutex = new std::mutex;
+  std::lock_guard lock(*mutex);
+  auto& launch = (*launches)[key];  // stays where it is when others are added
+  if (!launch.function) launch = prepare(describe(), stream, inputs, outputs);
+  return launch;
 }
 
 }  // namespace
 
-std::string cuda_kernel_text(const CudaKernel& kernel) {
-  return cuda_source(kernel.file) + kernel.config + kernel.body;
+std::string cuda_kernel_text(const CudaKernel& kernel, const std::vector<mx::Dtype>& inputs,
+                             const std::vector<mx::Dtype>& outputs) {
+  std::string parameters;
+  auto add = [&](const std::string& type, const std::string& name) {
+    parameters += (parameters.empty() ? "" : ", ") + type + " " + name;
+  };
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    add(std::string("const ") + parameter_type(inputs[i]) + "*", kernel.inputs[i]);
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    add(std::string(parameter_type(outputs[i])) + "*", kernel.outputs[i]);
+  }
+  for (const auto& [name, value] : kernel.numbers) add("int", name);
+  return cuda_source(kernel.file) + kernel.config + "extern \"C\" __global__ __launch_bounds__(" +
+         std::to_string(kernel.threads) + ", " + std::to_string(kernel.blocks_per_sm) + ") void " +
+         kCudaKernelName + "(" + parameters + ") {\n" + kernel.body + "\n}\n";
 }
 
-std::shared_ptr<mx::Primitive> cuda_primitive(const CudaKey& key, const mx::Stream& stream,
-                                              const std::vector<mx::array>& inputs,
-                                              const std::vector<mx::array>& outputs,
-                                              const std::function<CudaKernel()>& describe) {
-  // Leaked: evaluation may go on while static objects are destroyed.
-  static auto* cache = new std::unordered_map<CudaKey, std::shared_ptr<mx::Primitive>, KeyHash>;
-  static auto* mutex = new std::mutex;
-  std::lock_guard lock(*mutex);
-  auto& primitive = (*cache)[key];
-  if (!primitive) primitive = make(describe(), stream, inputs, outputs);
-  return primitive;
+void launch_cuda(const CudaKey& key, const mx::Stream& stream, const std::vector<mx::array>& inputs,
+                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe) {
+  const auto& launch = find_launch(key, stream, inputs, outputs, describe);
+  if (!launch.copy_strided) return enqueue(launch, stream, inputs, outputs);
+  std::vector<mx::array> copies;
+  for (const auto& in : inputs) {
+    copies.push_back(in.flags().row_contiguous ? in : copy_of(in, stream));
+  }
+  enqueue(launch, stream, copies, outputs);
+  const auto& api = cuda::api();
+  api.add_completed_handler(api.get_command_encoder(stream), [copies]() {});
 }
 
 }  // namespace zmlx::fast

@@ -3,19 +3,19 @@
 #include <array>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
-#include "mlx/primitives.h"
+#include "mlx/array.h"
+#include "mlx/stream.h"
 
-/// Launching the kernels of src/cuda through MLX's public interface.
+/// Launching the kernels of src/cuda on MLX's stream.
 ///
-/// `mlx::core::fast::cuda_kernel` builds and hashes a kernel's whole source at every call. The
-/// primitive that it makes does not depend on the arrays it was made for, so it is made once per
-/// kind of call and evaluated again for later ones: it allocates outputs, compiles at first use and
-/// launches.
+/// `mlx::core::fast::cuda_kernel` builds a kernel's source at every call, hashes it at every launch
+/// and compiles it with headers that take seconds. Here a kind of call is described once; later
+/// ones look it up by a key of numbers.
 namespace zmlx::fast {
 
 namespace mx = mlx::core;
@@ -25,7 +25,8 @@ struct CudaKernel {
   std::string file;    ///< in src/cuda
   std::string config;  ///< text that goes between the file and the kernel: its constants
   std::string body;    ///< the kernel's body, which calls what the file defines
-  std::vector<std::string> inputs, outputs;  ///< names of the kernel's parameters
+  std::vector<std::string> inputs, outputs;          ///< names of the kernel's parameters
+  std::vector<std::pair<std::string, int>> numbers;  ///< parameters of type int, and their values
   std::tuple<int, int, int> blocks;
   int threads;
   int blocks_per_sm;  ///< that must fit into the registers
@@ -36,13 +37,16 @@ struct CudaKernel {
 /// What tells calls apart that need a different kernel or launch.
 using CudaKey = std::array<int64_t, 32>;
 
-/// The primitive for a key, made by `describe` at its first use.
-std::shared_ptr<mx::Primitive> cuda_primitive(const CudaKey& key, const mx::Stream& stream,
-                                              const std::vector<mx::array>& inputs,
-                                              const std::vector<mx::array>& outputs,
-                                              const std::function<CudaKernel()>& describe);
+/// Allocates the outputs and launches the kernel of a key, which `describe` makes at its first use.
+/// For `Primitive::eval_gpu`.
+/// @throws std::runtime_error if the kernel does not compile.
+void launch_cuda(const CudaKey& key, const mx::Stream& stream, const std::vector<mx::array>& inputs,
+                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe);
 
-/// The text that a kernel is compiled from, all but its parameter list.
-std::string cuda_kernel_text(const CudaKernel& kernel);
+/// The text that a kernel is compiled from, for parameters of the arrays' types. The kernel's name
+/// in it is `kCudaKernelName`.
+std::string cuda_kernel_text(const CudaKernel& kernel, const std::vector<mx::Dtype>& inputs,
+                             const std::vector<mx::Dtype>& outputs);
+inline constexpr const char* kCudaKernelName = "zmlx_kernel";
 
 }  // namespace zmlx::fast

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <variant>
+#include <vector>
 
+#include "cuda/host/api.h"
 #include "mlx/backend/cuda/cuda.h"
 #include "mlx/device.h"
 
@@ -110,6 +112,15 @@ void bound_pairs(const CudaCall& c, CudaPlan& plan) {
   }
 }
 
+/// For those who want MLX's own ops alone.
+bool turned_off() {
+  static const bool off = [] {
+    const char* value = std::getenv("ZMLX_CUDA");
+    return value && std::string(value) == "0";
+  }();
+  return off;
+}
+
 bool fits(const CudaCall& c, CudaPlan& plan, int bytes) {
   plan.shared_memory = bytes;
   return bytes <= shared_limit(c.compute_capability);
@@ -206,18 +217,22 @@ int rms_norm_threads(int width, size_t itemsize) {
   return vectors % 64 == 0 && vectors / 64 <= 8 ? 64 : 128;
 }
 
-int cuda_compute_capability() {
-  static const int capability = [] {
-    const char* wanted = std::getenv("ZMLX_CUDA");
-    if (!wanted || std::string(wanted) != "1" || !mx::cu::is_available()) return 0;
-    const auto& info = mx::device_info(mx::Device(mx::Device::gpu, 0));
-    auto number = [&](const char* key) {
-      const auto found = info.find(key);
-      return found == info.end() ? 0 : static_cast<int>(std::get<size_t>(found->second));
-    };
-    return 10 * number("compute_capability_major") + number("compute_capability_minor");
+int cuda_compute_capability(int device) {
+  static const auto* capabilities = [] {
+    auto* found = new std::vector<int>;
+    if (!mx::cu::is_available()) return found;
+    for (int i = 0; i < mx::device_count(mx::Device::gpu); ++i) {
+      const auto& info = mx::device_info(mx::Device(mx::Device::gpu, i));
+      auto number = [&](const char* key) {
+        const auto entry = info.find(key);
+        return entry == info.end() ? 0 : static_cast<int>(std::get<size_t>(entry->second));
+      };
+      found->push_back(10 * number("compute_capability_major") +
+                       number("compute_capability_minor"));
+    }
+    return found;
   }();
-  return capability;
+  return device < static_cast<int>(capabilities->size()) ? (*capabilities)[device] : 0;
 }
 
 bool cuda_readable(const mx::array& a) {
@@ -230,13 +245,18 @@ bool cuda_readable(const mx::array& a) {
   return a.offset() % 16 == 0 && (packed || bytes % 16 == 0);
 }
 
+std::string cuda_device_obstacle(const mx::Stream& s) {
+  if (s.device != mx::Device::gpu) return "no kernel for this device";
+  const int capability = cuda_compute_capability(s.device.index);
+  if (capability == 0 || turned_off()) return "no kernel for this device";
+  if (!cuda::api().obstacle.empty()) return cuda::api().obstacle;
+  if (capability < 80) return "the GPU is older than compute capability 8.0";
+  return "";
+}
+
 std::string cuda_obstacle(const mx::Stream& s, const mx::array& x, const QuantizedWeights& weights,
                           const Quantization& q, bool transpose) {
-  if (s.device != mx::Device::gpu) return "no kernel for this device";
-  if (!cuda_compute_capability()) {
-    return "no kernel for this device (on CUDA, ZMLX_CUDA=1 turns them on)";
-  }
-  if (cuda_compute_capability() < 80) return "the GPU is older than compute capability 8.0";
+  if (auto obstacle = cuda_device_obstacle(s); !obstacle.empty()) return obstacle;
   if (!transpose) return "transpose=False";
   if (weights.w.ndim() != 3) return "the weights are not a stack of experts (E, N, K)";
   if (!kernel_float(x.dtype())) return "the type of x";

@@ -54,9 +54,11 @@ CudaCall cuda_call(const mx::array& x, const mx::array& w, const mx::array& indi
 /// of its sum depends.
 int rms_norm_threads(int width, size_t itemsize);
 
-/// 10 * major + minor of the first GPU, or 0 if MLX has no CUDA backend here or the environment
-/// variable ZMLX_CUDA is not 1: the kernels are tried out, not yet trusted (docs/numerics.md).
-int cuda_compute_capability();
+/// 10 * major + minor of a GPU, or 0 if MLX has no CUDA backend here.
+int cuda_compute_capability(int device = 0);
+
+/// Why no CUDA kernel runs on a stream; empty if they do.
+std::string cuda_device_obstacle(const mx::Stream& s);
 
 /// Why no CUDA kernel reads these arrays; empty if one does.
 std::string cuda_obstacle(const mx::Stream& s, const mx::array& x, const QuantizedWeights& weights,

@@ -1,14 +1,9 @@
 #include "fast/cuda_source.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <set>
 #include <stdexcept>
 #include <string_view>
-#include <vector>
 
 namespace zmlx::fast {
 
@@ -48,48 +43,7 @@ void append(const std::string& name, std::set<std::string>& included, std::strin
   }
 }
 
-/// A folder of this process for what NVRTC reads. C's files, not C++'s: their locales are shared
-/// with whatever else the process has loaded.
-class SourceFolder {
- public:
-  SourceFolder() {
-    const char* parent = std::getenv("TMPDIR");
-    auto pattern = std::string(parent && *parent ? parent : "/tmp") + "/zmlx-cuda-XXXXXX";
-    if (mkdtemp(pattern.data())) path_ = pattern;
-  }
-  ~SourceFolder() {
-    // A forked process leaves it to the one that made it.
-    if (path_.empty() || getpid() != owner_) return;
-    for (const auto& file : files_) std::remove(file.c_str());
-    rmdir(path_.c_str());
-  }
-  SourceFolder(const SourceFolder&) = delete;
-  SourceFolder& operator=(const SourceFolder&) = delete;
-
-  /// The path of a new file, or nothing if it cannot be written. One thread at a time.
-  std::string write(const std::string& name, const std::string& text) {
-    if (path_.empty()) return "";
-    const auto path = path_ + "/" + name;
-    std::FILE* file = std::fopen(path.c_str(), "wb");
-    if (!file) return "";
-    files_.push_back(path);
-    const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-    return std::fclose(file) == 0 && written ? path : "";
-  }
-
- private:
-  const pid_t owner_ = getpid();
-  std::string path_;
-  std::vector<std::string> files_;
-};
-
 }  // namespace
-
-std::string cuda_include(const std::string& name, const std::string& text) {
-  static SourceFolder folder;
-  const auto path = folder.write(name, text);
-  return path.empty() ? text : "#include \"" + path + "\"\n";
-}
 
 std::string cuda_source(const std::string& name) {
   std::set<std::string> included;

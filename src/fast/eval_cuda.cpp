@@ -213,7 +213,7 @@ void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
     const auto type = qualified(type_name(call.type));
     Config config;
     add_call(config, call, plan, strides);
-    config.number("kRows", rows);
+    config.number("kRows", lhs ? rows : 0);
     config.flag("kRowIndices", lhs != nullptr);
     config.flag("kRowPerToken", row_per_token);
     config.flag("kClamped", options_.activation == Activation::swiglu_clamped);
@@ -236,13 +236,14 @@ void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
                           arguments,
                       names,
                       {"out"},
+                      {},
                       mma ? std::tuple{tiles, call.pairs(), 1} : std::tuple{call.pairs(), tiles, 1},
                       plan.threads,
                       plan.blocks_per_sm,
                       plan.shared_memory,
                       copied};
   };
-  cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
+  launch_cuda(key.key(), stream(), inputs, outputs, describe);
 }
 
 void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
@@ -285,18 +286,19 @@ void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
     return CudaKernel{mma ? "gather_qmm_combine_mma.cuh" : "gather_qmm_combine_rows.cuh",
                       config.text(),
                       mma ? "zmlx::CombineMma<zmlx::Config>(x, " + experts +
-                                ", indices, weights, zmlx::tokens_of(x_shape, x_ndim)).run(out);"
+                                ", indices, weights, tokens).run(out);"
                           : "zmlx::gather_qmm_combine_rows<zmlx::Config>(x, " + experts +
                                 ", indices, weights, out);",
                       names,
                       {"out"},
+                      {{"tokens", call.tokens}},
                       mma ? std::tuple{tiles, 1, 1} : std::tuple{call.tokens, tiles, 1},
                       plan.threads,
                       plan.blocks_per_sm,
                       plan.shared_memory,
                       copied};
   };
-  cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
+  launch_cuda(key.key(), stream(), inputs, outputs, describe);
 }
 
 void AddRmsNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
@@ -323,13 +325,14 @@ void AddRmsNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::
             Config::exactly(options_.eps) + ", normed, sum);",
         names,
         {"normed", "sum"},
+        {},
         {rows, 1, 1},
         threads,
         1,
         0,
         copied};
   };
-  cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
+  launch_cuda(key.key(), stream(), inputs, outputs, describe);
 }
 
 }  // namespace zmlx::fast

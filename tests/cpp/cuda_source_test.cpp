@@ -3,21 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <stdexcept>
 
 namespace zmlx::fast {
 namespace {
-
-std::string contents(const std::string& path) {
-  std::string text;
-  if (std::FILE* file = std::fopen(path.c_str(), "rb")) {
-    char buffer[4096];
-    for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), file)) > 0;) text.append(buffer, n);
-    std::fclose(file);
-  }
-  return text;
-}
 
 TEST(CudaSource, HoldsEveryFileWithWhatItIncludes) {
   ASSERT_GT(kCudaFileCount, 10u);
@@ -40,14 +29,6 @@ TEST(CudaSource, IncludesAFileOnce) {
 
 TEST(CudaSource, RefusesWhatIsNotThere) {
   EXPECT_THROW(cuda_source("nothing.cuh"), std::logic_error);
-}
-
-TEST(CudaSource, WritesWhatItIncludes) {
-  const auto text = cuda_source("gather_qmm_combine_mma.cuh");
-  const auto line = cuda_include("text.cuh", text);
-  const auto begin = line.find('"'), end = line.rfind('"');
-  ASSERT_EQ(line.substr(0, begin), "#include ");
-  EXPECT_EQ(contents(line.substr(begin + 1, end - begin - 1)), text);
 }
 
 }  // namespace

@@ -1,15 +1,11 @@
 """On CUDA the fused primitives return bit for bit what mlx-lm's sequence of MLX ops returns."""
 
-import os
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 import zmlx
 from zmlx import fast
-
-os.environ["ZMLX_CUDA"] = "1"  # read at the first call
 
 pytestmark = pytest.mark.skipif(not mx.cuda.is_available(), reason="MLX has no CUDA GPU here")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
+import functools
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +22,13 @@ from zmlx.table import format_table
 
 _DESCRIPTION = """\
 Times the experts of a chain of MoE layers, each fed with the one before, as mlx-lm computes them
-and patched, one after the other in every round. Times are wall-clock times from the first Python
-call to the end on the GPU, so they hold the host's part.
+and patched, one after the other in every round. Times are wall-clock times, so they hold the host's
+part. "steady" chains run as in generation: the host builds the next while the GPU works on the one
+before. A chain "alone" is built, evaluated and waited for.
 """
+
+# Chains of one steady run.
+_STEADY = 8
 
 
 @dataclass
@@ -34,6 +39,9 @@ class ChainResult:
         shape: the layers.
         tokens: M.
         weight_bytes: of the distinct experts that the chain selects.
+        equal: whether both forms return the same bits.
+        stock, patched: seconds of a steady chain.
+        stock_alone, patched_alone: seconds of a chain by itself.
         build, submit: the patched chain's seconds on the host: Python, and MLX's evaluation until
             it returns.
     """
@@ -44,6 +52,8 @@ class ChainResult:
     equal: bool = False
     stock: Series = field(default_factory=Series)
     patched: Series = field(default_factory=Series)
+    stock_alone: Series = field(default_factory=Series)
+    patched_alone: Series = field(default_factory=Series)
     build: Series = field(default_factory=Series)
     submit: Series = field(default_factory=Series)
 
@@ -87,27 +97,51 @@ class Chain:
             )
             result.equal = mx.array_equal(stock, patched).item()
         for _ in range(repeats):
-            result.stock.time(lambda: self.run(self.stock, x, indices, scores))
+            for layers, steady, alone in (
+                (self.stock, result.stock, result.stock_alone),
+                (self.patched, result.patched, result.patched_alone),
+            ):
+                run = functools.partial(self.run, layers, x, indices, scores)
+                alone.time(run)
+                steady.seconds.append(_steady(run))
             begin = time.perf_counter()
             y = self.run(self.patched, x, indices, scores)
             built = time.perf_counter()
             mx.async_eval(y)
-            submitted = time.perf_counter()
-            mx.eval(y)
-            result.patched.seconds.append(time.perf_counter() - begin)
+            result.submit.seconds.append(time.perf_counter() - built)
             result.build.seconds.append(built - begin)
-            result.submit.seconds.append(submitted - built)
+            mx.eval(y)
         return result
+
+
+def _steady(run: Callable[[], mx.array]) -> float:
+    """Seconds of one of several chains, each built while the one before is computed."""
+    mx.eval(run())
+    begin = time.perf_counter()
+    last = None
+    for _ in range(_STEADY):
+        y = run()
+        mx.async_eval(y)
+        if last is not None:
+            mx.eval(last)
+        last = y
+    mx.eval(last)
+    return (time.perf_counter() - begin) / _STEADY
 
 
 def _capsule(shape: LayerShape, chain: Chain, results: list[ChainResult]) -> dict[str, Any]:
     measurements = []
     for result in results:
-        for name in ("stock", "patched", "build", "submit"):
-            what = "chain" if name in ("stock", "patched") else name
-            variant = "patched" if what != "chain" else name
-            runs = getattr(result, name).seconds
-            measurements.append(measurement(what, variant, "s", runs, {"tokens": result.tokens}))
+        for what, variant, series in (
+            ("steady", "stock", result.stock),
+            ("steady", "patched", result.patched),
+            ("alone", "stock", result.stock_alone),
+            ("alone", "patched", result.patched_alone),
+            ("build", "patched", result.build),
+            ("submit", "patched", result.submit),
+        ):
+            tokens = {"tokens": result.tokens}
+            measurements.append(measurement(what, variant, "s", series.seconds, tokens))
     return make_capsule(
         "cuda_layer",
         f"{shape.name}-{shape.format}",
@@ -120,6 +154,8 @@ def _capsule(shape: LayerShape, chain: Chain, results: list[ChainResult]) -> dic
         results={
             str(result.tokens): {
                 "ratio": result.stock.median / result.patched.median,
+                "ratio_alone": result.stock_alone.median / result.patched_alone.median,
+                "patched_us_per_layer": result.patched.median / chain.length * 1e6,
                 "equal": result.equal,
                 "weight_bytes": result.weight_bytes,
             }
@@ -137,7 +173,10 @@ def _row(result: ChainResult, length: int) -> list[str]:
         f"{result.stock.median * micro:.1f}",
         f"{result.patched.median * micro:.1f}",
         f"{result.stock.median / result.patched.median:.2f}",
-        f"{(result.build.median + result.submit.median) * micro / 2:.1f}",
+        f"{result.stock_alone.median * micro:.1f}",
+        f"{result.patched_alone.median * micro:.1f}",
+        f"{result.build.median * micro:.1f}",
+        f"{result.submit.median * micro:.1f}",
         f"{result.weight_bytes / result.patched.median / 1e12:.2f}",
         "yes" if result.equal else "NO",
     ]
@@ -155,7 +194,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=at_least(1), default=12, help="(%(default)s)")
     parser.add_argument("--capsule", metavar="DIR", help="write repro capsules into this folder")
     options = parser.parse_args(arguments)
-    os.environ["ZMLX_CUDA"] = "1"  # read at the first call
     if not mx.cuda.is_available():
         print("MLX has no CUDA GPU here.", file=sys.stderr)
         return EXIT_USAGE
@@ -172,6 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
             failed |= not all(result.equal for result in results)
             if options.capsule:
                 write_capsule(_capsule(shape, chain, results), options.capsule)
-    head = ["shape", "M", "stock us", "patched us", "ratio", "host us/op", "TB/s", "equal"]
-    print(*format_table(head, rows, range(1, 7)), sep="\n")
+    print("Microseconds a layer.")
+    head = ["shape", "M", "stock", "patched", "ratio", "stock alone", "patched alone"]
+    head += ["build", "submit", "TB/s", "equal"]
+    print(*format_table(head, rows, range(1, 10)), sep="\n")
     return EXIT_FAIL if failed else 0
