@@ -4,11 +4,6 @@
 
 namespace zmlx {
 
-template <typename T, int Count>
-struct alignas(Count * sizeof(T)) Vector {
-  T at[Count];
-};
-
 /// The sum over a block's threads, in every thread: butterflies in the warps, then over the warps.
 template <int Threads>
 __device__ __forceinline__ float block_sum(float value, float* shared) {

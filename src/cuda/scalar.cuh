@@ -72,6 +72,12 @@ __device__ __forceinline__ T not_a_number() {
   return round_to<T>(__int_as_float(0x7fffffff));
 }
 
+/// Elements that one load or store moves.
+template <typename T, int Count>
+struct alignas(Count * sizeof(T)) Vector {
+  T at[Count];
+};
+
 // Two 16-bit values in a register, the first in the low half.
 
 /// a * b + c, rounded once.
