@@ -100,6 +100,54 @@ ZMLX_API std::pair<mx::array, mx::array> add_rms_norm(const mx::array& x, const 
 ZMLX_API mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, float eps,
                             mx::StreamOrDevice s = {});
 
+/// From router logits to the chosen experts and their weights, as mlx-lm's models compute them:
+///
+///     scores = softmax(logits) | sigmoid(logits) | logits, for "topk_softmax"
+///     indices = the k best experts by scores + select_bias, among the best topk_group groups
+///     weights = scores at indices, or softmax(logits at indices) for "topk_softmax"
+///     weights = weights / (sum(weights) + eps), if renormalize;  weights = weights * scale
+///
+/// Every step rounds to the scores' type. The order of the indices and which of equal scores win is
+/// what `order`'s sequence of MLX ops gives on the device (on CPUs a partition, in no order).
+///
+/// @param logits        (..., E), a float type.
+/// @param k             experts per token, K.
+/// @param score         "softmax", "sigmoid" or "topk_softmax" (softmax over the selected).
+/// @param select_bias   (E), added to the scores to select by, not to the weights (DeepSeek-V3,
+///                      GLM-4, LFM2).
+/// @param n_group       groups of neighbouring experts, E / n_group each.
+/// @param topk_group    groups among which experts are selected (DeepSeek-V2 and V3).
+/// @param renormalize   divide the weights by their sum.
+/// @param scale         multiplies the weights.
+/// @param eps           added to the sum that `renormalize` divides by: 1e-6 in LFM2, 1e-20 in
+///                      MiniMax, GLM-4.7-Flash, EXAONE-MoE and others.
+/// @param order         "descending": argpartition(-x, k - 1)[:k], as most models have it;
+///                      "ascending": argpartition(x, -k)[-k:], as Qwen3-MoE, LFM2, gpt-oss and
+///                      Granite have it. Weights are summed in this order.
+/// @param group_score   how groups are ranked: "top2", by the sum of their two best, or "max"
+///                      (DeepSeek-V2), where weights are taken after `group_fill` and there is no
+///                      select_bias.
+/// @param group_fill    what dropped groups' scores become for the selection: 0, or -infinity in
+///                      Ling 2.5 and later (mlx-lm's bailing_hybrid and bailing_moe_v3).
+/// @param precise       whether a softmax of 16-bit logits sums in float32; Gemma 4 and
+///                      LongCat-Flash do not ask for it.
+/// @param score_dtype   what logits are cast to first: float32 in DeepSeek-V3, GLM-4, Granite and
+///                      others; by default they are not.
+/// @param weights_dtype  what the weights are cast to last; by default the scores' type.
+/// @param numerics      "exact", "fp32" or empty for the global default; matters on GPUs only.
+/// @param max_rows      GPUs run the fused kernel for at most so many tokens.
+/// @return indices (uint32) and weights, both (..., K). Indices are always below E.
+/// @throws std::invalid_argument on shapes, types or names that do not fit.
+ZMLX_API std::pair<mx::array, mx::array> moe_route(
+    const mx::array& logits, int k, const std::string& score,
+    const std::optional<mx::array>& select_bias = std::nullopt, int n_group = 1, int topk_group = 1,
+    bool renormalize = false, float scale = 1.0f, float eps = 0.0f,
+    const std::string& order = "descending", const std::string& group_score = "top2",
+    float group_fill = 0.0f, bool precise = true,
+    std::optional<mx::Dtype> score_dtype = std::nullopt,
+    std::optional<mx::Dtype> weights_dtype = std::nullopt, const std::string& numerics = "",
+    int max_rows = 32, mx::StreamOrDevice s = {});
+
 /// `mlx::core::quantized_matmul`, with this library's kernels on the CPU; elsewhere MLX's own.
 /// @param x  (..., M, D).
 /// @param w  (N, D * bits / 32) uint32; `scales` and `biases` (N, D / group_size).

@@ -43,6 +43,17 @@ mx::array gather_qmm_combine(const mx::array& x, const mx::array& w, const mx::a
                                         max_rows, stream);
 }
 
+std::pair<mx::array, mx::array> moe_route(
+    const mx::array& logits, int k, const std::string& score, const OptionalArray& select_bias,
+    int n_group, int topk_group, bool renormalize, float scale, float eps, const std::string& order,
+    const std::string& group_score, float group_fill, bool precise,
+    std::optional<mx::Dtype> score_dtype, std::optional<mx::Dtype> weights_dtype,
+    const OptionalString& numerics, int max_rows, mx::StreamOrDevice stream) {
+  return zmlx::fast::moe_route(logits, k, score, select_bias, n_group, topk_group, renormalize,
+                               scale, eps, order, group_score, group_fill, precise, score_dtype,
+                               weights_dtype, numerics.value_or(""), max_rows, stream);
+}
+
 }  // namespace
 
 void init_fast(nb::module_& m) {
@@ -148,6 +159,60 @@ Returns:
 
 Raises:
     ValueError: for shapes or types that do not fit.
+)");
+
+  m.def("moe_route", &moe_route, "logits"_a, "k"_a, nb::kw_only(), "score"_a,
+        "select_bias"_a = nb::none(), "n_group"_a = 1, "topk_group"_a = 1, "renormalize"_a = false,
+        "scale"_a = 1.0f, "eps"_a = 0.0f, "order"_a = "descending", "group_score"_a = "top2",
+        "group_fill"_a = 0.0f, "precise"_a = true, "score_dtype"_a = nb::none(),
+        "weights_dtype"_a = nb::none(), "numerics"_a = nb::none(), "max_rows"_a = 32,
+        "stream"_a = nb::none(),
+        nb::sig("def moe_route(logits: mlx.core.array, k: int, *, score: str, "
+                "select_bias: mlx.core.array | None = None, n_group: int = 1, "
+                "topk_group: int = 1, renormalize: bool = False, scale: float = 1.0, "
+                "eps: float = 0.0, order: str = 'descending', group_score: str = 'top2', "
+                "group_fill: float = 0.0, precise: bool = True, "
+                "score_dtype: mlx.core.Dtype | None = None, "
+                "weights_dtype: mlx.core.Dtype | None = None, numerics: str | None = None, "
+                "max_rows: int = 32, stream: mlx.core.Stream | mlx.core.Device | None = None) "
+                "-> tuple[mlx.core.array, mlx.core.array]"),
+        R"(From router logits to the chosen experts and their weights, as mlx-lm computes them.
+
+.. code-block:: text
+
+    scores = softmax(logits) | sigmoid(logits) | logits, for "topk_softmax"
+    indices = the k best experts by scores + select_bias, among the best topk_group groups
+    weights = scores at indices, or softmax(logits at indices) for "topk_softmax"
+    weights = weights / (sum(weights) + eps), if renormalize;  weights = weights * scale
+
+Every step rounds to the scores' type. The order of the indices and which of equal scores win is
+what the sequence of MLX ops of ``order`` gives on the device.
+
+Args:
+    logits: ``(..., E)``, a float type.
+    k: experts per token, K.
+    score: "softmax", "sigmoid" or "topk_softmax" (softmax over the selected).
+    select_bias: ``(E,)``, added to the scores to select by, not to the weights.
+    n_group, topk_group: groups of neighbouring experts, and how many of them are selected from.
+    renormalize: divide the weights by their sum.
+    scale: multiplies the weights.
+    eps: added to the sum that ``renormalize`` divides by (1e-6 in LFM2, 1e-20 in MiniMax and others).
+    order: "descending" for ``argpartition(-x, k - 1)[..., :k]``; "ascending" for
+        ``argpartition(x, -k)[..., -k:]`` (Qwen3-MoE, LFM2, gpt-oss, Granite).
+    group_score: how groups are ranked, "top2" or "max" (DeepSeek-V2: weights are taken after
+        ``group_fill``, and there is no ``select_bias``).
+    group_fill: what dropped groups' scores become for the selection (minus infinity in mlx-lm's
+        bailing_hybrid and bailing_moe_v3).
+    precise: whether a softmax of 16-bit logits sums in float32 (not in Gemma 4, LongCat-Flash).
+    score_dtype: what logits are cast to first; by default they are not.
+    weights_dtype: what the weights are cast to last; by default the scores' type.
+    numerics, max_rows: as in :func:`gather_qmm_swiglu`.
+
+Returns:
+    ``(indices, weights)``, both ``(..., K)``, indices as uint32 and always below E.
+
+Raises:
+    ValueError: for shapes, types or names that do not fit.
 )");
 
   m.def("rms_norm", &zmlx::fast::rms_norm, "x"_a, "weight"_a.none(), "eps"_a, nb::kw_only(),

@@ -209,6 +209,19 @@ CudaCall cuda_call(const mx::array& x, const mx::array& w, const mx::array& indi
           top_k,       exact,      cuda_compute_capability()};
 }
 
+std::string cuda_route_obstacle(const CudaRoute& route) {
+  if (route.compute_capability < 80) return "the GPU is older than compute capability 8.0";
+  if (route.experts > 1024) return "more than 1024 experts";
+  if (route.top_k > 32) return "more than 32 experts a token";
+  if (route.groups > 32) return "more than 32 groups of experts";
+  return "";
+}
+
+int row_sum_reads(size_t ndim, size_t itemsize) {
+  // An array of one axis is summed by MLX's all_reduce, others by row_reduce_simple.
+  return ndim == 1 ? 8 : 16 / static_cast<int>(itemsize);
+}
+
 int rms_norm_threads(int width, size_t itemsize) {
   const int vector = 16 / static_cast<int>(itemsize), vectors = ceil_div(width, vector);
   if (width > vector * 128 * 8) return 1024;

@@ -50,6 +50,20 @@ CudaPlan plan_combine(const CudaCall& call, int sum_bytes);
 CudaCall cuda_call(const mx::array& x, const mx::array& w, const mx::array& indices,
                    const Quantization& quantization, bool exact);
 
+/// A router's call, as far as it decides whether the kernel takes it.
+struct CudaRoute {
+  int experts, top_k;
+  int groups;  ///< that are chosen among; 1 if all experts are
+  int compute_capability;
+};
+
+/// Why the router's kernel does not take a call; empty if it does.
+std::string cuda_route_obstacle(const CudaRoute& route);
+
+/// Elements that a thread reads in MLX's sum over the last axis of an array of `ndim` axes, on
+/// which the order of its sum depends.
+int row_sum_reads(size_t ndim, size_t itemsize);
+
 /// Threads of MLX's `rms_norm` for rows of `width` elements of `itemsize` bytes, on which the order
 /// of its sum depends.
 int rms_norm_threads(int width, size_t itemsize);

@@ -1,10 +1,8 @@
 // Evaluation on CUDA: arrays become a kernel's constants and launch. The kernels are in src/cuda.
 
-#include <cstdio>
 #include <cstring>
-#include <stdexcept>
 
-#include "fast/cuda_kernel.h"
+#include "fast/cuda_config.h"
 #include "fast/cuda_path.h"
 #include "fast/inputs.h"
 #include "fast/primitives.h"
@@ -12,57 +10,6 @@
 namespace zmlx::fast {
 
 namespace {
-
-const char* type_name(mx::Dtype type) {
-  if (type == mx::float32) return "float";
-  return type == mx::float16 ? "f16" : "bf16";
-}
-
-int64_t type_code(mx::Dtype type) { return static_cast<int64_t>(type.val()); }
-
-/// Collects what a key is made of.
-class KeyBuilder {
- public:
-  template <typename... Values>
-  void add(Values... values) {
-    ((key_.at(position_++) = static_cast<int64_t>(values)), ...);
-  }
-  void add(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    add(bits);
-  }
-  const CudaKey& key() const { return key_; }
-
- private:
-  CudaKey key_{};
-  size_t position_ = 0;
-};
-
-/// The constants of a kernel, as C++ text: what src/cuda/experts.cuh calls C.
-class Config {
- public:
-  void type(const char* name, const std::string& value) {
-    text_ += "using " + std::string(name) + " = " + value + ";\n";
-  }
-  void number(const char* name, int64_t value) { constant("int", name, std::to_string(value)); }
-  void flag(const char* name, bool value) { constant("bool", name, value ? "true" : "false"); }
-  void real(const char* name, float value) { constant("float", name, exactly(value)); }
-  std::string text() const { return "namespace zmlx {\nstruct Config {\n" + text_ + "};\n}\n"; }
-
-  /// A literal of just this value.
-  static std::string exactly(float value) {
-    char buffer[64];
-    std::snprintf(buffer, sizeof(buffer), "%a", static_cast<double>(value));
-    return buffer;
-  }
-
- private:
-  void constant(const char* type, const char* name, const std::string& value) {
-    text_ += "static constexpr " + std::string(type) + " " + name + " = " + value + ";\n";
-  }
-  std::string text_;
-};
 
 /// The two strides of (..., K) indices or weights, from token to token and from slot to slot;
 /// `ok` is false if the token axes have no one stride.
@@ -139,11 +86,6 @@ struct ExpertArrays {
   }
 };
 
-/// `T` as the kernel's body names it.
-std::string qualified(const char* type) {
-  return std::strcmp(type, "float") == 0 ? type : std::string("zmlx::") + type;
-}
-
 /// What both gathering operations tell their kernels.
 void add_call(Config& config, const CudaCall& call, const CudaPlan& plan,
               const PairStrides& indices) {
@@ -171,14 +113,7 @@ void add_call(KeyBuilder& key, const CudaCall& call, const PairStrides& indices,
           call.tokens, call.top_k, call.exact, indices.token, indices.slot, copied);
 }
 
-[[noreturn]] void refuse(const char* op, const std::string& obstacle) {
-  throw std::runtime_error("[" + std::string(op) +
-                           "] has no CUDA kernel for this call: " + obstacle + ".");
-}
-
 int blocks(int size, int tile) { return (size + tile - 1) / tile; }
-
-enum class Operation { swiglu, combine, norm };
 
 }  // namespace
 

@@ -127,4 +127,50 @@ class QuantizedMatmul : public FusedPrimitive {
   Quantization quantization_;
 };
 
+enum class RouteScore { softmax, sigmoid, topk_softmax };
+
+/// Inputs: logits, [select_bias]. Outputs: indices, weights.
+class MoeRoute : public FusedPrimitive {
+ public:
+  struct Options {
+    RouteScore score;
+    int k, n_group, topk_group;
+    bool renormalize;
+    float scale, eps;
+    bool ascending, group_max;
+    float group_fill;
+    bool precise, has_bias;
+    mx::Dtype score_type, weights_type;
+    bool exact;
+    int max_rows;
+    bool operator==(const Options&) const = default;
+
+    bool drops_groups() const { return topk_group < n_group; }
+  };
+  MoeRoute(mx::Stream stream, Options options)
+      : FusedPrimitive(stream), options_(std::move(options)) {}
+
+  const Options& options() const { return options_; }
+  std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals,
+                             const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums,
+                             const std::vector<mx::array>& outputs) override;
+  std::vector<mx::array> jvp(const std::vector<mx::array>& primals,
+                             const std::vector<mx::array>& tangents,
+                             const std::vector<int>& argnums) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+  const char* name() const override { return "moe_route"; }
+  bool is_equivalent(const Primitive& other) const override {
+    return options_ == static_cast<const MoeRoute&>(other).options_;
+  }
+
+ private:
+  Options options_;
+};
+
 }  // namespace zmlx::fast
