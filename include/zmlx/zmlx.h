@@ -2,4 +2,5 @@
 
 #include "zmlx/explain.h"
 #include "zmlx/fast.h"
+#include "zmlx/moe_block.h"
 #include "zmlx/runtime.h"

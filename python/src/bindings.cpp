@@ -8,6 +8,7 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 void init_fast(nb::module_& m);
+void init_moe_block(nb::module_& m);
 
 NB_MODULE(_ext, m) {
   m.doc() = "The C++ library behind zmlx.";
@@ -16,6 +17,7 @@ NB_MODULE(_ext, m) {
 
   auto fast = m.def_submodule("fast", "Fused primitives.");
   init_fast(fast);
+  init_moe_block(m);
 
   m.def(
       "build_info",

@@ -77,10 +77,10 @@ void check(const mx::array& x, const QuantizedWeights& weights_in, const mx::arr
 }
 
 /// Why no CUDA kernel takes the call although it reads the arrays; empty if one does.
-std::string cuda_call_obstacle(const mx::array& x, const mx::array& w, const mx::array& rhs,
+std::string cuda_call_obstacle(const CombineArguments& a,
                                const GatherQmmCombine::Options& options) {
-  if (x.size() == 0) return "nothing to multiply";
-  const auto call = cuda_call(x, w, rhs, options.quantization, options.exact);
+  if (a.x.size() == 0) return "nothing to multiply";
+  const auto call = cuda_call(a.x, a.experts.w, a.rhs, options.quantization, options.exact);
   if (call.tokens > options.max_rows) return "more tokens than max_rows";
   const auto sum = options.exact ? options.type : mx::float32;
   // MLX adds up to 32 experts one after the other, in vectors of 16 bytes.
@@ -90,7 +90,33 @@ std::string cuda_call_obstacle(const mx::array& x, const mx::array& w, const mx:
   return plan_combine(call, static_cast<int>(mx::size_of(sum))).obstacle;
 }
 
+std::vector<mx::array> pack(const CombineArguments& a) {
+  std::vector<mx::array> inputs;
+  inputs.reserve(7);
+  inputs.insert(inputs.end(), {a.x, a.experts.w, a.experts.scales});
+  if (a.experts.biases) inputs.push_back(*a.experts.biases);
+  if (a.experts.bias) inputs.push_back(*a.experts.bias);
+  inputs.insert(inputs.end(), {a.rhs, a.weights});
+  return inputs;
+}
+
 }  // namespace
+
+std::string obstacle(const CombineArguments& a, const GatherQmmCombine::Options& options,
+                     const mx::Stream& s) {
+  auto found = kernel_obstacle(s, a.x, a.experts, options.quantization, options.transpose);
+  if (!found.empty()) return found;
+  if (!kernel_float(a.weights.dtype())) return "the type of weights";
+  return s.device == mx::Device::cpu ? "" : cuda_call_obstacle(a, options);
+}
+
+mx::array fused(const CombineArguments& a, GatherQmmCombine::Options options, const mx::Stream& s) {
+  detail::note_path({kOp, s.device == mx::Device::cpu ? "cpu" : "cuda", ""});
+  auto shape = output_shape(a.x, a.experts.w, a.rhs, a.weights, options.transpose);
+  const auto type = options.type;
+  return mx::array(std::move(shape), type,
+                   std::make_shared<GatherQmmCombine>(s, std::move(options)), pack(a));
+}
 
 mx::array gather_qmm_combine(const mx::array& x, const mx::array& w, const mx::array& scales,
                              const std::optional<mx::array>& biases, const mx::array& rhs_indices,
@@ -106,24 +132,13 @@ mx::array gather_qmm_combine(const mx::array& x, const mx::array& w, const mx::a
   auto s = mx::to_stream(s_);
   auto type = mx::promote_types(product_type(x, experts, q), weights.dtype());
   GatherQmmCombine::Options options{q, bias.has_value(), transpose, type, exact, max_rows};
-  std::vector<mx::array> inputs{x, w, scales};
-  if (biases) inputs.push_back(*biases);
-  if (bias) inputs.push_back(*bias);
-  inputs.push_back(mx::astype(rhs_indices, mx::uint32, s));
-  inputs.push_back(weights);
-
-  const bool on_cpu = s.device == mx::Device::cpu;
-  auto obstacle = kernel_obstacle(s, x, experts, q, transpose);
-  if (obstacle.empty() && !kernel_float(weights.dtype())) obstacle = "the type of weights";
-  if (obstacle.empty() && !on_cpu) obstacle = cuda_call_obstacle(x, w, rhs_indices, options);
-  if (!obstacle.empty()) {
-    detail::note_path({kOp, "fallback", obstacle});
-    return compose(inputs, options, s);
+  const auto rhs = mx::astype(rhs_indices, mx::uint32, s);
+  const CombineArguments arguments{x, experts, rhs, weights};
+  if (const auto reason = obstacle(arguments, options, s); !reason.empty()) {
+    detail::note_path({kOp, "fallback", reason});
+    return compose(pack(arguments), options, s);
   }
-  detail::note_path({kOp, on_cpu ? "cpu" : "cuda", ""});
-  auto shape = output_shape(x, w, rhs_indices, weights, transpose);
-  return mx::array(std::move(shape), type,
-                   std::make_shared<GatherQmmCombine>(s, std::move(options)), std::move(inputs));
+  return fused(arguments, std::move(options), s);
 }
 
 std::vector<mx::array> GatherQmmCombine::fallback(const std::vector<mx::array>& inputs) const {

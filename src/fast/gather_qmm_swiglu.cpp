@@ -16,16 +16,6 @@ namespace {
 
 constexpr const char* kOp = "gather_qmm_swiglu";
 
-Activation parse_activation(const std::string& name) {
-  if (name == "swiglu") return Activation::swiglu;
-  if (name == "geglu") return Activation::geglu;
-  if (name == "swiglu_clamped") return Activation::swiglu_clamped;
-  throw std::invalid_argument(
-      "[gather_qmm_swiglu] activation must be 'swiglu', 'geglu' or "
-      "'swiglu_clamped', but is '" +
-      name + "'.");
-}
-
 std::string activation_name(Activation activation) {
   switch (activation) {
     case Activation::swiglu:
@@ -66,7 +56,8 @@ mx::array compose(const std::vector<mx::array>& inputs, const GatherQmmSwiglu::O
                   mx::StreamOrDevice s) {
   InputReader in(inputs);
   const auto& q = options.quantization;
-  const auto& x = in.next();
+  const auto& x_in = in.next();
+  const auto x = options.x_is_tokens ? mx::expand_dims(x_in, {-2, -3}, s) : x_in;
   const auto& gate_w = in.next();
   const auto& gate_scales = in.next();
   auto gate_biases = in.next_if(q.affine());
@@ -91,11 +82,15 @@ mx::array compose(const std::vector<mx::array>& inputs, const GatherQmmSwiglu::O
 }
 
 mx::Shape output_shape(const mx::array& x, const mx::array& gate_w, const mx::array& rhs,
-                       const mx::array* lhs, bool transpose) {
-  mx::Shape rows(x.shape().begin(), x.shape().end() - 2);
-  auto shape = mx::broadcast_shapes(lhs ? lhs->shape() : rows, rhs.shape());
-  shape.push_back(x.shape(-2));
-  shape.push_back(transpose ? gate_w.shape(-2) : gate_w.shape(-1));
+                       const mx::array* lhs, const GatherQmmSwiglu::Options& options) {
+  const int width = options.transpose ? gate_w.shape(-2) : gate_w.shape(-1);
+  auto shape = rhs.shape();
+  if (!options.x_is_tokens) {
+    mx::Shape rows(x.shape().begin(), x.shape().end() - 2);
+    shape = mx::broadcast_shapes(lhs ? lhs->shape() : rows, shape);
+  }
+  shape.push_back(options.x_is_tokens ? 1 : x.shape(-2));
+  shape.push_back(width);
   return shape;
 }
 
@@ -120,23 +115,73 @@ void check(const mx::array& x, const QuantizedWeights& gate, const QuantizedWeig
   check_max_rows(kOp, max_rows);
 }
 
-/// Why no CUDA kernel takes the call although it reads the arrays; empty if one does.
-std::string cuda_call_obstacle(const mx::array& x, const mx::array& gate_w, const mx::array& rhs,
-                               const mx::array* lhs, const GatherQmmSwiglu::Options& options) {
-  if (options.activation == Activation::geglu) return "the activation geglu";
-  if (rhs.size() == 0 || x.size() == 0) return "nothing to multiply";
-  mx::Shape rows(x.shape().begin(), x.shape().end() - 2);
-  auto per_token = rhs.shape();
-  if (!per_token.empty()) per_token.back() = 1;
-  if (lhs ? lhs->shape() != rhs.shape() : rows != rhs.shape() && rows != per_token) {
-    return "x's rows are neither one a token nor one a pair";
+/// Whether x has one row a token or one a pair, which is what the CUDA kernels read.
+bool rows_fit(const SwigluArguments& a, const GatherQmmSwiglu::Options& options) {
+  auto per_token = a.rhs.shape();
+  if (options.x_is_tokens) {
+    per_token.pop_back();
+    return mx::Shape(a.x.shape().begin(), a.x.shape().end() - 1) == per_token;
   }
-  const auto call = cuda_call(x, gate_w, rhs, options.quantization, options.exact);
+  if (a.lhs) return a.lhs->shape() == a.rhs.shape();
+  mx::Shape rows(a.x.shape().begin(), a.x.shape().end() - 2);
+  if (!per_token.empty()) per_token.back() = 1;
+  return rows == a.rhs.shape() || rows == per_token;
+}
+
+/// Why no CUDA kernel takes the call although it reads the arrays; empty if one does.
+std::string cuda_call_obstacle(const SwigluArguments& a, const GatherQmmSwiglu::Options& options) {
+  if (options.activation == Activation::geglu) return "the activation geglu";
+  if (a.rhs.size() == 0 || a.x.size() == 0) return "nothing to multiply";
+  if (!rows_fit(a, options)) return "x's rows are neither one a token nor one a pair";
+  const auto call = cuda_call(a.x, a.gate.w, a.rhs, options.quantization, options.exact);
   if (call.tokens > options.max_rows) return "more tokens than max_rows";
   return plan_swiglu(call).obstacle;
 }
 
+std::vector<mx::array> pack(const SwigluArguments& a) {
+  std::vector<mx::array> inputs;
+  inputs.reserve(11);
+  inputs.push_back(a.x);
+  for (const auto* weights : {&a.gate, &a.up}) {
+    inputs.push_back(weights->w);
+    inputs.push_back(weights->scales);
+    if (weights->biases) inputs.push_back(*weights->biases);
+    if (weights->bias) inputs.push_back(*weights->bias);
+  }
+  inputs.push_back(a.rhs);
+  if (a.lhs) inputs.push_back(*a.lhs);
+  return inputs;
+}
+
 }  // namespace
+
+Activation parse_activation(const std::string& name) {
+  if (name == "swiglu") return Activation::swiglu;
+  if (name == "geglu") return Activation::geglu;
+  if (name == "swiglu_clamped") return Activation::swiglu_clamped;
+  throw std::invalid_argument(
+      "[gather_qmm_swiglu] activation must be 'swiglu', 'geglu' or "
+      "'swiglu_clamped', but is '" +
+      name + "'.");
+}
+
+std::string obstacle(const SwigluArguments& a, const GatherQmmSwiglu::Options& options,
+                     const mx::Stream& s) {
+  for (const auto* weights : {&a.gate, &a.up}) {
+    auto found = kernel_obstacle(s, a.x, *weights, options.quantization, options.transpose);
+    if (!found.empty()) return found;
+  }
+  if (!options.x_is_tokens && a.x.shape(-2) != 1) return "x has more than one row per index";
+  return s.device == mx::Device::cpu ? "" : cuda_call_obstacle(a, options);
+}
+
+mx::array fused(const SwigluArguments& a, GatherQmmSwiglu::Options options, const mx::Stream& s) {
+  detail::note_path({kOp, s.device == mx::Device::cpu ? "cpu" : "cuda", ""});
+  auto shape = output_shape(a.x, a.gate.w, a.rhs, a.lhs, options);
+  const auto type = options.type;
+  return mx::array(std::move(shape), type, std::make_shared<GatherQmmSwiglu>(s, std::move(options)),
+                   pack(a));
+}
 
 mx::array gather_qmm_swiglu(
     const mx::array& x, const mx::array& gate_w, const mx::array& gate_scales,
@@ -165,32 +210,17 @@ mx::array gather_qmm_swiglu(
                                    transpose,
                                    type,
                                    exact,
-                                   max_rows};
-  std::vector<mx::array> inputs{x};
-  for (const auto* weights : {&gate, &up}) {
-    inputs.push_back(weights->w);
-    inputs.push_back(weights->scales);
-    if (weights->biases) inputs.push_back(*weights->biases);
-    if (weights->bias) inputs.push_back(*weights->bias);
+                                   max_rows,
+                                   false};
+  const auto rhs = indices_or_default(rhs_indices, gate_w, s);
+  std::optional<mx::array> lhs;
+  if (lhs_indices) lhs = mx::astype(*lhs_indices, mx::uint32, s);
+  const SwigluArguments arguments{x, gate, up, rhs, lhs ? &*lhs : nullptr};
+  if (const auto reason = obstacle(arguments, options, s); !reason.empty()) {
+    detail::note_path({kOp, "fallback", reason});
+    return compose(pack(arguments), options, s);
   }
-  inputs.push_back(indices_or_default(rhs_indices, gate_w, s));
-  auto rhs = inputs.back();
-  if (lhs_indices) inputs.push_back(mx::astype(*lhs_indices, mx::uint32, s));
-
-  const bool on_cpu = s.device == mx::Device::cpu;
-  const auto* rows = lhs_indices ? &inputs.back() : nullptr;
-  auto obstacle = kernel_obstacle(s, x, gate, q, transpose);
-  if (obstacle.empty()) obstacle = kernel_obstacle(s, x, up, q, transpose);
-  if (obstacle.empty() && x.shape(-2) != 1) obstacle = "x has more than one row per index";
-  if (obstacle.empty() && !on_cpu) obstacle = cuda_call_obstacle(x, gate_w, rhs, rows, options);
-  if (!obstacle.empty()) {
-    detail::note_path({kOp, "fallback", obstacle});
-    return compose(inputs, options, s);
-  }
-  detail::note_path({kOp, on_cpu ? "cpu" : "cuda", ""});
-  auto shape = output_shape(x, gate_w, rhs, rows, transpose);
-  return mx::array(std::move(shape), type, std::make_shared<GatherQmmSwiglu>(s, std::move(options)),
-                   std::move(inputs));
+  return fused(arguments, std::move(options), s);
 }
 
 std::vector<mx::array> GatherQmmSwiglu::fallback(const std::vector<mx::array>& inputs) const {
@@ -200,7 +230,7 @@ std::vector<mx::array> GatherQmmSwiglu::fallback(const std::vector<mx::array>& i
 std::vector<mx::Shape> GatherQmmSwiglu::output_shapes(const std::vector<mx::array>& inputs) {
   int rhs = static_cast<int>(inputs.size()) - 1 - options_.has_lhs_indices;
   return {output_shape(inputs[0], inputs[1], inputs[rhs],
-                       options_.has_lhs_indices ? &inputs.back() : nullptr, options_.transpose)};
+                       options_.has_lhs_indices ? &inputs.back() : nullptr, options_)};
 }
 
 std::pair<std::vector<mx::array>, std::vector<int>> GatherQmmSwiglu::vmap(
@@ -209,7 +239,8 @@ std::pair<std::vector<mx::array>, std::vector<int>> GatherQmmSwiglu::vmap(
   int rhs = static_cast<int>(inputs.size()) - 1 - options_.has_lhs_indices;
   for (int i = 1; i < rhs; ++i) reject_mapped_weights(kOp, axes[i]);
 
-  auto x = inputs[0];
+  // Two axes before the last change nothing about an axis before them.
+  auto x = options_.x_is_tokens ? mx::expand_dims(inputs[0], {-2, -3}, s) : inputs[0];
   auto experts = inputs[rhs];
   auto rows = options_.has_lhs_indices ? std::optional(inputs.back()) : std::nullopt;
   if (rows) {

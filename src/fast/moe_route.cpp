@@ -135,9 +135,7 @@ std::vector<mx::array> compose(const std::vector<mx::array>& inputs, const MoeRo
 
 std::string obstacle(const mx::Stream& s, const std::vector<mx::array>& inputs,
                      const MoeRoute::Options& o) {
-  if (s.device == mx::Device::cpu || !cuda_compute_capability()) {
-    return "no kernel for this device";
-  }
+  if (auto reason = cuda_device_obstacle(s); !reason.empty()) return reason;
   const auto& logits = inputs[0];
   for (auto type : {logits.dtype(), inputs.back().dtype(), o.score_type, o.weights_type}) {
     if (!kernel_float(type)) return "a type other than float32, float16 and bfloat16";
@@ -146,7 +144,7 @@ std::string obstacle(const mx::Stream& s, const std::vector<mx::array>& inputs,
   const int rows = static_cast<int>(logits.size() / experts);
   if (rows > o.max_rows) return "more tokens than max_rows";
   return cuda_route_obstacle(
-      {experts, o.k, o.drops_groups() ? o.n_group : 1, cuda_compute_capability()});
+      {experts, o.k, o.drops_groups() ? o.n_group : 1, cuda_compute_capability(s.device.index)});
 }
 
 mx::Shape result_shape(const mx::array& logits, int k) {

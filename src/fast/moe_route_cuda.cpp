@@ -76,13 +76,14 @@ void MoeRoute::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::ar
                           (o.has_bias ? "select_bias" : "nullptr") + ", indices, weights);",
                       names,
                       {"indices", "weights"},
+                      {},
                       {rows, 1, 1},
                       32,
                       1,
                       0,
                       copied};
   };
-  cuda_primitive(key.key(), stream(), inputs, outputs, describe)->eval_gpu(inputs, outputs);
+  launch_cuda(key.key(), stream(), inputs, outputs, describe);
 }
 
 }  // namespace zmlx::fast

@@ -13,6 +13,8 @@
 namespace zmlx::fast {
 
 enum class Activation { swiglu, geglu, swiglu_clamped };
+/// @throws std::invalid_argument if there is no such activation.
+Activation parse_activation(const std::string& name);
 
 /// Inputs: x, gate (w, scales, [biases], [bias]), up (likewise), rhs_indices, [lhs_indices].
 class GatherQmmSwiglu : public FusedPrimitive {
@@ -23,8 +25,9 @@ class GatherQmmSwiglu : public FusedPrimitive {
     float alpha, limit;
     bool has_gate_bias, has_up_bias, has_lhs_indices, sorted_indices, transpose;
     mx::Dtype type;
-    bool exact;    // numerics "exact", which matters on GPUs
-    int max_rows;  // tokens up to which GPUs run the fused kernel
+    bool exact;        // numerics "exact", which matters on GPUs
+    int max_rows;      // tokens up to which GPUs run the fused kernel
+    bool x_is_tokens;  // x is (..., D), one row a token, instead of (..., 1, 1, D)
     bool operator==(const Options&) const = default;
   };
   GatherQmmSwiglu(mx::Stream stream, Options options)
@@ -45,6 +48,20 @@ class GatherQmmSwiglu : public FusedPrimitive {
  private:
   Options options_;
 };
+
+/// The arrays of one call, indices already of type uint32.
+struct SwigluArguments {
+  const mx::array& x;
+  QuantizedWeights gate, up;
+  const mx::array& rhs;
+  const mx::array* lhs;  // null if absent
+};
+/// Why no kernel takes a call; empty if one does.
+std::string obstacle(const SwigluArguments& arguments, const GatherQmmSwiglu::Options& options,
+                     const mx::Stream& s);
+/// The fused call, if nothing is in its way.
+mx::array fused(const SwigluArguments& arguments, GatherQmmSwiglu::Options options,
+                const mx::Stream& s);
 
 /// Inputs: x, w, scales, [biases], [bias], rhs_indices, weights.
 class GatherQmmCombine : public FusedPrimitive {
@@ -75,6 +92,20 @@ class GatherQmmCombine : public FusedPrimitive {
  private:
   Options options_;
 };
+
+/// The arrays of one call, indices already of type uint32.
+struct CombineArguments {
+  const mx::array& x;
+  QuantizedWeights experts;
+  const mx::array& rhs;
+  const mx::array& weights;
+};
+/// Why no kernel takes a call; empty if one does.
+std::string obstacle(const CombineArguments& arguments, const GatherQmmCombine::Options& options,
+                     const mx::Stream& s);
+/// The fused call, if nothing is in its way.
+mx::array fused(const CombineArguments& arguments, GatherQmmCombine::Options options,
+                const mx::Stream& s);
 
 /// Inputs: x, [residual], [weight]. Outputs: normed, and with a residual the sum.
 class AddRmsNorm : public FusedPrimitive {
