@@ -15,7 +15,7 @@ from zmlx.bench import memory, moe_layer, moe_layer_cli, roofline
 from zmlx.bench.layer import Rotation, build_layer, in_type, inputs, layers_needed
 from zmlx.bench.moe_layer_report import result_capsule, result_text
 from zmlx.bench.shapes import SHAPES, LayerShape
-from zmlx.bench.timing import Bandwidth, Series
+from zmlx.bench.timing import Bandwidth, Series, slower
 from zmlx.patch import moe
 
 TINY = LayerShape("tiny", 256, 128, 16, 4)
@@ -185,9 +185,7 @@ def test_a_slower_prompt_fails(small_cache, monkeypatch):
     ],
 )
 def test_slower_means_by_more_than_the_spread(patched, stock, expected):
-    left, right = Series(), Series()
-    left.seconds, right.seconds = patched, stock
-    assert moe_layer.slower(left, right) is expected
+    assert slower(Series(patched), Series(stock)) is expected
 
 
 def test_bandwidth_counts_a_copy_twice():

@@ -12,7 +12,7 @@ import numpy as np
 from zmlx import lm
 from zmlx.bench.layer import MoELayer, Rotation, build_layer, in_type, inputs, layers_needed
 from zmlx.bench.shapes import LayerShape
-from zmlx.bench.timing import Bandwidth, Series
+from zmlx.bench.timing import Bandwidth, Series, slower
 from zmlx.machine import bandwidth_buffer_bytes, last_level_cache_bytes
 from zmlx.progress import Progress
 
@@ -137,11 +137,6 @@ class LayerResult:
                     f"{stock} {1e3 * case.stock[stock].median:.1f} ms"
                 )
         return found
-
-
-def slower(patched: Series, stock: Series) -> bool:
-    """Whether ``patched`` takes longer than ``stock``, by more than both spread."""
-    return patched.median * (1 - patched.spread) > stock.median * (1 + stock.spread)
 
 
 def bench_layer(shape: LayerShape, settings: Settings, *, progress: bool = False) -> LayerResult:

@@ -17,8 +17,8 @@ class Series:
         seconds: in the order measured.
     """
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
+    def __init__(self, seconds: list[float] | None = None) -> None:
+        self.seconds: list[float] = list(seconds or [])
 
     @property
     def total(self) -> float:
@@ -43,6 +43,11 @@ class Series:
         tic = time.perf_counter()
         mx.eval(function())
         self.seconds.append(time.perf_counter() - tic)
+
+
+def slower(patched: Series, stock: Series) -> bool:
+    """Whether ``patched`` takes longer than ``stock``, by more than both spread."""
+    return patched.median * (1 - patched.spread) > stock.median * (1 + stock.spread)
 
 
 class Bandwidth:

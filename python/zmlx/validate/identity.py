@@ -112,20 +112,21 @@ def compare_greedy(
         max_tokens: tokens to generate for each prompt.
         runs: repetitions.
         rng: decides which variant goes first in each run.
-        patched_model: context manager that patches the model inside its block.
+        patched_model: called with the model, a context manager that gives the patched one: the
+            same model, patched inside the block, or another with the same weights.
         decode: token ids to text.
         on_token: called with 1 after each token.
     """
     result = Identity(dtype)
 
-    def generate() -> list[Generation]:
-        return [greedy(model, prompt, max_tokens, on_token) for prompt in prompts]
+    def generate(variant: Any) -> list[Generation]:
+        return [greedy(variant, prompt, max_tokens, on_token) for prompt in prompts]
 
     def run_patched(run: int) -> None:
-        with patched_model(model):
-            result.patched.append(generate())
+        with patched_model(model) as patched:
+            result.patched.append(generate(patched))
 
-    alternate(runs, rng, lambda run: result.stock.append(generate()), run_patched)
+    alternate(runs, rng, lambda run: result.stock.append(generate(model)), run_patched)
 
     where = None
     for run, (stock, patched) in enumerate(zip(result.stock, result.patched, strict=True)):
@@ -151,8 +152,8 @@ def _describe(
     left, right = stock_tokens[position], patched_tokens[position]
     shared = prompts[prompt] + stock_tokens[:position]
     stock = sequence_logits(model, shared)[-1]
-    with patched_model(model):
-        patched = sequence_logits(model, shared)[-1]
+    with patched_model(model) as other:
+        patched = sequence_logits(other, shared)[-1]
     return Divergence(
         run=run,
         prompt=prompt,

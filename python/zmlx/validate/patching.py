@@ -16,7 +16,7 @@ Patcher = Callable[[Any], contextlib.AbstractContextManager]
 
 
 def patcher(patterns: Sequence[str] | None = None, numerics: str | None = None) -> Patcher:
-    """A context manager, called with a model, in whose block that model is patched.
+    """A context manager, called with a model, that gives it back patched inside the block.
 
     Args:
         patterns: names of the patterns; default: all.
@@ -24,12 +24,11 @@ def patcher(patterns: Sequence[str] | None = None, numerics: str | None = None) 
     """
 
     @contextlib.contextmanager
-    def patched(model: Any) -> Iterator[None]:
+    def patched(model: Any) -> Iterator[Any]:
         before = fast.default_numerics()
         fast.set_default_numerics(numerics or before)
         try:
-            patch(model, patterns=patterns)
-            yield
+            yield patch(model, patterns=patterns)
         finally:
             unpatch(model)
             fast.set_default_numerics(before)
