@@ -72,7 +72,7 @@ def in_dtype(model: Any, dtype: mx.Dtype) -> Iterator[None]:
 def weight_format(model: Any) -> tuple[str, int, int] | None:
     """``(mode, bits, group_size)`` of most quantized weights, or ``None`` if none are quantized."""
     sizes: Counter = Counter()
-    for _, module in _quantized_layers(model):
+    for _, module in quantized_layers(model):
         sizes[(module.mode, module.bits, module.group_size)] += module.weight.size
     return sizes.most_common(1)[0][0] if sizes else None
 
@@ -109,7 +109,7 @@ def requantize(
     default_bits = {"affine": stored[1], "mxfp8": 8}.get(mode, 4)
     bits, group_size = bits or default_bits, group_size or default_group
     changed = 0
-    for path, module in _quantized_layers(model):
+    for path, module in quantized_layers(model):
         if (module.mode, module.bits) != stored[:2]:
             continue
         if module.get("global_scale") is not None:
@@ -128,7 +128,8 @@ def requantize(
     return changed
 
 
-def _quantized_layers(model: Any) -> list[tuple[str, Any]]:
+def quantized_layers(model: Any) -> list[tuple[str, Any]]:
+    """Path and module of every layer with quantized weights."""
     return [
         (path, module)
         for path, module in model.named_modules()
