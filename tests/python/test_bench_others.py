@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_capsule import check_schema
 from zmlx import fast
-from zmlx.bench import add_rms_norm, decode, report
+from zmlx.bench import add_rms_norm, decode, decode_stored, report
 from zmlx.capsule import make_capsule, measurement, write_capsule
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def test_decode_measures_both_types_and_memory(capsys, tmp_path):
 def test_more_memory_than_stock_fails():
     def result(patched):
         peaks = {"stock": {"resident_bytes": 1000}, "patched": {"resident_bytes": patched}}
-        return decode.DecodeResult("model", "4-bit", [], {}, {"float32": peaks})
+        return decode_stored.DecodeResult("model", "4-bit", [], {}, {"float32": peaks})
 
     assert result(1050).failures() == []
     assert "1.051 times" in result(1051).failures()[0]

@@ -1,8 +1,7 @@
-"""Decoding of a whole model, stock against patched: tokens per second and memory."""
+"""Decoding of a stored model, stock against patched: tokens per second and memory."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from zmlx import lm
-from zmlx.arguments import at_least, guarded, name_list
-from zmlx.bench.options import add_run_options, begin_run, end_run
-from zmlx.capsule import make_capsule, measurement, write_capsule
+from zmlx.bench.speed_report import speed_measurements, speed_results
+from zmlx.capsule import make_capsule, measurement
 from zmlx.lm.precision import format_name, weight_format
 from zmlx.progress import Progress
 from zmlx.table import format_table
@@ -23,10 +21,6 @@ from zmlx.validate.patching import patcher
 from zmlx.validate.prompts import DEFAULT_PROMPTS
 from zmlx.validate.verdict import Speed
 
-_DESCRIPTION = """\
-Times greedy generation of a whole model, stock and patched in turns, and the peak memory of both,
-each in a fresh process. Exits with 1 if the patched process needs more than 5 % above stock's.
-"""
 _MEMORY_LIMIT = 1.05
 
 
@@ -82,7 +76,7 @@ class DecodeResult:
         return found
 
 
-def bench_decode(model: str | None, settings: Settings, *, progress: bool = False) -> DecodeResult:
+def bench_stored(model: str | None, settings: Settings, *, progress: bool = False) -> DecodeResult:
     """Measures one model.
 
     Args:
@@ -168,14 +162,7 @@ def result_capsule(
     result: DecodeResult, settings: Settings, command: list[str] | None = None
 ) -> dict[str, Any]:
     """The run as a capsule (see :mod:`zmlx.capsule`)."""
-    entries = [
-        measurement(
-            phase, variant, "tokens/s", getattr(speed, phase)[variant], {"dtype": speed.dtype}
-        )
-        for speed in result.speeds
-        for phase in ("prompt", "decode")
-        for variant in ("stock", "patched")
-    ]
+    entries = speed_measurements(result.speeds)
     entries += [
         measurement(f"peak_{name}", variant, "bytes", [float(peak[name])], {"dtype": dtype})
         for dtype, peaks in result.memory.items()
@@ -191,17 +178,7 @@ def result_capsule(
         results={
             "format": result.format,
             "cases": [
-                {
-                    "dtype": speed.dtype,
-                    "same_tokens": result.same_tokens[speed.dtype],
-                    **{
-                        f"{phase}_{variant}": speed.median(phase, variant)
-                        for phase in ("prompt", "decode")
-                        for variant in ("stock", "patched")
-                    },
-                    "prompt_ratio": speed.ratio("prompt"),
-                    "decode_ratio": speed.ratio("decode"),
-                }
+                {**speed_results(speed), "same_tokens": result.same_tokens[speed.dtype]}
                 for speed in result.speeds
             ],
             "memory": result.memory,
@@ -210,50 +187,3 @@ def result_capsule(
         passed=not failures,
         command=command,
     )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to ``parser``."""
-    parser.description = _DESCRIPTION
-    parser.add_argument("model", nargs="?", help="model folder or hub name (the one in models/)")
-    parser.add_argument("--max-tokens", type=at_least(2), default=64, help="(%(default)s)")
-    parser.add_argument("--runs", type=at_least(1), default=5, help="(%(default)s)")
-    parser.add_argument(
-        "--dtype",
-        type=name_list(("bfloat16", "float16", "float32")),
-        default=["bfloat16", "float32"],
-        help="types (bfloat16,float32)",
-    )
-    parser.add_argument("--prompt", default=DEFAULT_PROMPTS[2], help="text to continue")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
-    add_run_options(parser)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Runs the benchmark as the parsed arguments say; returns the exit code."""
-    return guarded("zmlx bench decode", lambda: _run(arguments))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    threads = begin_run(arguments)
-    settings = Settings(
-        max_tokens=arguments.max_tokens,
-        runs=arguments.runs,
-        dtypes=tuple(arguments.dtype),
-        prompt=arguments.prompt,
-        threads=threads,
-        memory=arguments.memory,
-        seed=arguments.seed,
-    )
-    result = bench_decode(arguments.model, settings, progress=not arguments.no_progress)
-    print("\n" + result_text(result, settings))
-    if arguments.capsule:
-        print(f"Capsule {write_capsule(result_capsule(result, settings), arguments.capsule)}")
-    return end_run(result.failures())
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``benchmarks/bench_decode.py``; returns the exit code."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args(argv))

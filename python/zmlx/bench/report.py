@@ -109,7 +109,9 @@ def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
             peaks = results["memory"].get(case["dtype"])
             memory = ""
             if peaks:
-                ratio = peaks["patched"]["resident_bytes"] / peaks["stock"]["resident_bytes"]
+                # Processes of their own have a resident size, models in one process only MLX's.
+                kind = "resident_bytes" if "resident_bytes" in peaks["stock"] else "mlx_bytes"
+                ratio = peaks["patched"][kind] / peaks["stock"][kind]
                 memory = f"{100 * (ratio - 1):+.1f} %"
             for phase in ("prompt", "decode"):
                 rows.append(
