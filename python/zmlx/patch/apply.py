@@ -12,7 +12,7 @@ from zmlx.patch.report import report
 from zmlx.patch.session import open_session, places, restore
 
 try:
-    from zmlx.patch import moe
+    from zmlx.patch import moe, moe_block
 except ImportError as error:  # no mlx-lm, or one without what the patterns are about
     moe = None
     _MOE_MISSING = f"mlx-lm's SwitchGLU cannot be imported: {error}"
@@ -51,6 +51,7 @@ def patch(
     found = places(model)
     if moe is not None:
         moe.apply(found, session)
+        moe_block.apply(found, session)
     elif "moe_experts" in names:
         session.skip(found[0], "moe_experts", _MOE_MISSING)
     dense.apply(found, session)

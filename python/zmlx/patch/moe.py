@@ -26,7 +26,7 @@ _default_device = mx.default_device
 _CPU = mx.cpu
 
 # Tokens that fused kernels take on GPUs; beyond, stock's own sequence runs, sorting and all.
-_MAX_ROWS = 32
+MAX_ROWS = 32
 # (token, expert) pairs from which stock sorts the tokens by expert.
 _STOCK_SORTS = 64
 
@@ -131,7 +131,7 @@ class Plan:
         if not self.stock:
             self.down_options = _quantization(down)
         if self.fuses:
-            self.options = {**_quantization(gate), **_activation_options(activation)}
+            self.options = {**_quantization(gate), **activation_options(activation)}
 
     def max_pairs(self, k):
         """The (token, expert) pairs up to which GPUs take the fused path."""
@@ -141,8 +141,8 @@ class Plan:
         # From four pairs an expert, MLX multiplies sorted fp weights with another kernel.
         if self.options["mode"] != "affine":
             experts = self.parts[0]["weight"].shape[0]
-            return min(_MAX_ROWS * k, max(_STOCK_SORTS, 4 * experts) - 1)
-        return _MAX_ROWS * k
+            return min(MAX_ROWS * k, max(_STOCK_SORTS, 4 * experts) - 1)
+        return MAX_ROWS * k
 
 
 def _quantization(projection):
@@ -153,7 +153,7 @@ def _quantization(projection):
     }
 
 
-def _activation_options(activation):
+def activation_options(activation):
     """Keywords of `gather_qmm_swiglu` for an activation module, or None if it has none.
 
     Classes are compared exactly: a subclass may compute something else.
@@ -188,7 +188,7 @@ def obstacles(module):
     if _quantization(gate) != _quantization(up):
         return {"moe_experts": "gate and up are quantized differently"}
     activation = module.get("activation")
-    if _activation_options(activation) is None:
+    if activation_options(activation) is None:
         name = type(module.activation).__qualname__
         return {"moe_experts": f"its activation {name} has no fused form"}
     return {}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 PATTERNS = {
     "moe_experts": "gate and up projections and activation of SwitchGLU experts in one product",
     "moe_combine": "down projection of the experts and their weighted sum, with no (M, K, D) array",
+    "moe_block": "a block of known code, from router to weighted sum, in one call",
     "add_rms_norm": "residual add and RMS norm in one pass",
     "dense_swiglu": "gate and up projections and activation of dense layers in one product (CPU)",
     "dense": "quantized linear layers and output heads (CPU)",

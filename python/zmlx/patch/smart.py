@@ -18,6 +18,7 @@ from zmlx.patch.session import session_of
 # The order in which patterns are tried. "moe_combine" ends what "moe_experts" begins: timed as one.
 _GROUPS = (
     ("moe_experts", "moe_combine"),
+    ("moe_block",),
     ("dense",),
     ("dense_swiglu",),
     ("rms_norm",),
