@@ -114,6 +114,21 @@ TEST(CudaPath, NormUsesMlxsThreads) {
   EXPECT_EQ(rms_norm_threads(7168, 4), 1024);
 }
 
+TEST(CudaPath, RoutesWithinTheKernelsSizes) {
+  EXPECT_EQ(cuda_route_obstacle({32, 4, 1, 80}), "");
+  EXPECT_EQ(cuda_route_obstacle({1024, 32, 32, 90}), "");
+  EXPECT_NE(cuda_route_obstacle({32, 4, 1, 75}), "");
+  EXPECT_NE(cuda_route_obstacle({1025, 4, 1, 90}), "");
+  EXPECT_NE(cuda_route_obstacle({64, 33, 1, 90}), "");
+  EXPECT_NE(cuda_route_obstacle({128, 4, 64, 90}), "");
+}
+
+TEST(CudaPath, RouterSumsAsMlxReads) {
+  EXPECT_EQ(row_sum_reads(3, 2), 8);
+  EXPECT_EQ(row_sum_reads(3, 4), 4);
+  EXPECT_EQ(row_sum_reads(1, 4), 8);
+}
+
 TEST(CudaPath, ReadsStacksInPlace) {
   auto stack = mx::zeros({4, 8, 16}, mx::uint32);
   auto halves = mx::split(stack, 2, 1);

@@ -178,6 +178,15 @@ def kimi_linear(groups):
     return stock, options | groups | {"select_bias": random_bias, "cast_bias": True}
 
 
+def kimi_k3():
+    def stock(logits, k):
+        bias = random_bias(logits.shape[-1])
+        return function("kimi_k3", "_group_expert_select", logits, bias, k, 4, 2, 2.5, True)
+
+    options = {"select_bias": random_bias, "eps": 1e-20, "weights_dtype": None}
+    return stock, V3 | GROUPS | options
+
+
 def mistral4(groups):
     def stock(logits, k):
         return function(
@@ -259,6 +268,7 @@ ROUTERS = {
     ),
     "hunyuan": by_block("hunyuan", "MoeBlock", {"score": "softmax", "weights_dtype": F32}),
     "jamba": by_block("jamba", "JambaSparseMoeBlock", MIXTRAL),
+    "kimi_k3": kimi_k3(),
     "kimi_linear": kimi_linear(ONE_GROUP),
     "kimi_linear groups": kimi_linear(GROUPS),
     "laguna": by_gate(
@@ -317,5 +327,5 @@ def keywords(name, logits, k):
 # These divide by the sum of the weights only if there are several.
 RENORMALIZE_ONLY_SEVERAL = (
     "afmoe", "bailing_hybrid", "bailing_moe ", "bailing_moe_linear", "deepseek_v3", "dots1",
-    "exaone_moe", "glm4_moe", "kimi_linear", "mimo_v2_flash", "nemotron_h",
+    "exaone_moe", "glm4_moe", "kimi_", "mimo_v2_flash", "nemotron_h",
 )  # fmt: skip
