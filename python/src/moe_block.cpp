@@ -6,6 +6,8 @@
 
 #include <array>
 
+#include "mlx/ops.h"
+
 namespace nb = nanobind;
 namespace mx = mlx::core;
 using namespace nb::literals;
@@ -44,8 +46,8 @@ class Block {
         const std::string& group_score, float group_fill, bool precise,
         std::optional<mx::Dtype> score_dtype, std::optional<mx::Dtype> weights_dtype,
         std::optional<nb::object> bias_owner, const std::string& bias_name,
-        const std::string& activation, float alpha, float limit, bool weights_as_input,
-        bool result_as_experts, int max_rows)
+        const std::string& activation, float alpha, float limit, bool bias_as_float32,
+        bool weights_as_input, bool result_as_experts, int max_rows)
       : module_(std::move(module)),
         route_{score, k,           n_group,    topk_group, renormalize, scale,        eps,
                order, group_score, group_fill, precise,    score_dtype, weights_dtype},
@@ -54,6 +56,7 @@ class Block {
         activation_(activation),
         alpha_(alpha),
         limit_(limit),
+        bias_as_float32_(bias_as_float32),
         weights_as_input_(weights_as_input),
         result_as_experts_(result_as_experts),
         max_rows_(max_rows) {
@@ -75,6 +78,7 @@ class Block {
     if (bias_owner_) {
       select_bias = array_item(*bias_owner_, bias_name_);
       if (!select_bias) return std::nullopt;
+      if (bias_as_float32_) select_bias = mx::astype(*select_bias, mx::float32);
     }
     const MoeBlock block{linear(layers_[0]),
                          select_bias,
@@ -113,7 +117,7 @@ class Block {
   nb::str bias_name_;
   std::string activation_;
   float alpha_, limit_;
-  bool weights_as_input_, result_as_experts_;
+  bool bias_as_float32_, weights_as_input_, result_as_experts_;
   int max_rows_;
   nb::str weight_{"weight"}, scales_{"scales"}, biases_{"biases"}, bias_{"bias"};
 };
@@ -128,6 +132,7 @@ Args:
     layers: for the router, gate, up and down a tuple of the module that holds the layer, its name
         there, the layer, and its group size, bits and mode (0, 0 and "" if it is not quantized).
     bias_owner, bias_name: where the selection bias is, if there is one.
+    bias_as_float32: whether the bias is cast to float32.
     weights_as_input: whether the router's weights are cast to the type of x.
     result_as_experts: whether the sum is cast to the type of the experts' outputs.
     max_rows: GPUs run the fused kernels for at most so many tokens.
@@ -137,14 +142,17 @@ The other arguments are those of ``zmlx.fast.moe_route`` and ``zmlx.fast.gather_
       .def(nb::init<nb::object, nb::list, const std::string&, int, int, int, bool, float, float,
                     const std::string&, const std::string&, float, bool, std::optional<mx::Dtype>,
                     std::optional<mx::Dtype>, std::optional<nb::object>, const std::string&,
-                    const std::string&, float, float, bool, bool, int>(),
+                    const std::string&, float, float, bool, bool, bool, int>(),
            "module"_a, "layers"_a, nb::kw_only(), "score"_a, "k"_a, "n_group"_a = 1,
            "topk_group"_a = 1, "renormalize"_a = false, "scale"_a = 1.0f, "eps"_a = 0.0f,
            "order"_a = "descending", "group_score"_a = "top2", "group_fill"_a = 0.0f,
            "precise"_a = true, "score_dtype"_a = nb::none(), "weights_dtype"_a = nb::none(),
            "bias_owner"_a = nb::none(), "bias_name"_a = "", "activation"_a = "swiglu",
-           "alpha"_a = 1.702f, "limit"_a = 7.0f, "weights_as_input"_a = false,
-           "result_as_experts"_a = false, "max_rows"_a = 32)
+           "alpha"_a = 1.702f, "limit"_a = 7.0f, "bias_as_float32"_a = false,
+           "weights_as_input"_a = false, "result_as_experts"_a = false, "max_rows"_a = 32)
+      .def(
+          "__deepcopy__", [](nb::handle, nb::handle) { return nb::none(); },
+          "None: a copy of a model has modules of its own to be described.")
       .def("__call__", &Block::call, "x"_a,
            "The block's output, or None where its own code is to run: while it is traced, after a "
            "layer was replaced, and where no fused kernel takes the call.");

@@ -11,7 +11,6 @@ import functools
 import sys
 from dataclasses import dataclass, field
 
-import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import SwitchGLU
 
@@ -64,9 +63,7 @@ def _lfm2_block(block):
         "scale": float(block.routed_scaling_factor),
     }
     bias = "expert_bias" if block.use_expert_bias else ""
-    if bias and block[bias].dtype != mx.float32:
-        return "its selection bias is not float32"
-    return Known(route, bias=bias, options={"weights_as_input": True})
+    return Known(route, bias=bias, options={"weights_as_input": True, "bias_as_float32": True})
 
 
 def _gpt_oss_block(block):
@@ -96,7 +93,8 @@ def fused_block(stock):
     class FusedMoeBlock(stock):
         def __call__(self, x):
             site = self._zmlx_site
-            y = site.plan(x)
+            plan = site.plan
+            y = None if plan is None else plan(x)
             if y is None:
                 return _by_its_own_code(self, x)
             experts = site.experts
@@ -110,7 +108,7 @@ def fused_block(stock):
 
 def _by_its_own_code(block, x):
     site = block._zmlx_site
-    if site.parts != _parts(block, site.known):
+    if site.ids != [id(part) for part in _parts(block, site.known)]:
         _describe(block, site)
     return site.stock.__call__(block, x)
 
@@ -123,13 +121,12 @@ def _parts(block, known):
 
 
 def _describe(block, site):
-    """Makes a site's plan anew. Returns why there is none, or ""."""
-    site.parts = _parts(block, site.known)
-    reason = obstacle(block, site.known)
-    site.plan = (lambda x: None) if reason else _make(block, site.known)
+    """Makes a site's plan anew: None if there is an obstacle."""
+    site.parts = _parts(block, site.known)  # kept, so that ids stay theirs
+    site.ids = [id(part) for part in site.parts]
+    site.plan = None if obstacle(block, site.known) else _make(block, site.known)
     # Where sums are counted: with those of the general patterns.
     site.experts = site_of(block[site.known.experts]) or site
-    return reason
 
 
 def _make(block, known):
