@@ -41,6 +41,9 @@ std::vector<mx::array> compose(const std::vector<mx::array>& inputs,
   return {normed, sum};
 }
 
+// Memory that the CUDA kernels write stays in a pool, which is for the arrays of decoding.
+constexpr size_t kMaxCudaBytes = 1 << 20;
+
 std::string cuda_obstacle(const mx::Stream& s, bool has_residual,
                           const std::vector<mx::array>& inputs) {
   if (auto obstacle = cuda_device_obstacle(s); !obstacle.empty()) return obstacle;
@@ -50,6 +53,7 @@ std::string cuda_obstacle(const mx::Stream& s, bool has_residual,
   }
   const auto& x = inputs[0];
   if (x.size() == 0) return "nothing to normalise";
+  if (x.nbytes() > kMaxCudaBytes) return "arrays beyond 1 MiB";
   if (x.shape(-1) * x.itemsize() % 16 != 0) return "rows that are no multiple of 16 bytes";
   return "";
 }

@@ -41,6 +41,7 @@ def test_keeps_what_helps(model, seconds):
     assert seen.patterns == MOE
     assert [(t.pattern, t.kept) for t in seen.timings] == [
         ("moe_experts+moe_combine", True),
+        ("moe_block", False),
         ("dense", False),
         ("rms_norm", False),
         ("add_rms_norm", False),
@@ -57,11 +58,11 @@ def test_differences_within_noise_are_not_kept(model, seconds):
     assert run(model).patterns == ()
 
 
-@pytest.mark.parametrize("bearable", [0, 1, 2, 3])
+@pytest.mark.parametrize("bearable", [0, 1, 2, 3, 4])
 def test_never_slower_than_stock(model, monkeypatch, bearable):
     # Each pattern seems to help, as drifts of a machine may make it seem; but together more than
     # so many groups are slower than stock.
-    groups = (MOE, ("dense",), ("rms_norm",), ("add_rms_norm",))
+    groups = (MOE, ("moe_block",), ("dense",), ("rms_norm",), ("add_rms_norm",))
 
     def compare(self, name, without, with_):
         slow = not without and with_ not in [sum(groups[:n], ()) for n in range(1, bearable + 1)]

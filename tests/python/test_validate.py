@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_capsule import check_schema
 from zmlx import lm
-from zmlx.patch import dense, moe
+from zmlx.patch import dense, moe, moe_block
 from zmlx.validate import validate
 from zmlx.validate.report import format_text, report_capsule, verdict_text
 
@@ -27,8 +27,10 @@ BRIEF = {**SETTINGS, "prompts": SETTINGS["prompts"][1:], "near_tokens": 12}
 def replace_kernel(monkeypatch, module, name, dtype, damage, rows=None):
     """Makes a fused primitive's result go through ``damage`` where it has the type ``dtype``.
 
-    ``rows``: only calls of that many tokens.
+    ``rows``: only calls of that many tokens. Blocks that are one call take the primitives one by
+    one instead.
     """
+    monkeypatch.setattr(moe_block, "_make", lambda block, known: None)
     sound = getattr(module, name)
 
     def broken(x, *arguments, **keywords):
@@ -107,6 +109,21 @@ def test_a_broken_float32_kernel_fails(monkeypatch):
     assert "logit margin" in text
     assert verdict_text(report).splitlines()[-1] == "FAIL"
     check_schema(report_capsule(report))
+
+
+def test_a_broken_block_fails(monkeypatch):
+    make = moe_block._make
+
+    def make_broken(block, known):
+        sound = make(block, known)
+        return lambda x: wrong_lane(sound(x))
+
+    monkeypatch.setattr(moe_block, "_make", make_broken)
+    report = validate(**BRIEF)
+    (entry,) = report.formats
+    assert not report.passed
+    assert entry.identity.divergence is not None
+    assert bad_feeds(entry) == {"whole", "steps"}
 
 
 @pytest.mark.parametrize(
