@@ -4,7 +4,8 @@ In a decoder layer, `h = x + sublayer(norm(x))` is followed by another norm of h
 as a `ResidualSum`, so that adding to it makes one too; the norm that gets one computes the sum
 along with its own result, and the next residual add reads the sum that the norm wrote. Nothing here
 knows a model's layer: if the pieces meet in another order, or something else happens in between,
-the ordinary result is used.
+the ordinary result is used. On a GPU, where all this takes longer than a saved kernel, only layers
+of known code are patched (`zmlx.patch.decoder_layer`).
 """
 
 import functools
@@ -13,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from zmlx import fast
+from zmlx.patch import decoder_layer
 from zmlx.patch.seam import ResidualSum, residual_stream
 from zmlx.patch.session import on_gpu, site_of
 
@@ -74,13 +76,14 @@ def apply(places, session):
     if not (residual or one_pass):
         return
     gpu = on_gpu()
-    layers = _decoder_layers(places) if residual else set()
+    layers = _decoder_layers(places) if residual else {}
+    if gpu:
+        layers = {id(place.module): place for place in _known_layers(layers.values(), session)}
     # Norms of layers, and of what owns the layers: the last one.
-    owners = layers | {id(place.owner) for place in places if id(place.module) in layers}
+    owners = set(layers) | {id(place.owner) for place in layers.values()}
     for place in places:
         if id(place.module) in layers:
-            site = session.swap(place, residual_layer(type(place.module)))
-            site.plan = 0 if gpu else MIN_SIZE
+            _patch_layer(place, session, gpu)
         elif type(place.module) is nn.RMSNorm:
             if one_pass and gpu:
                 session.skip(place, "rms_norm", "the default device is a GPU")
@@ -89,6 +92,25 @@ def apply(places, session):
             for name in ("add_rms_norm",) * (id(place.owner) in owners) + ("rms_norm",):
                 if name in session.patterns:
                     session.skip(place, name, "not MLX's nn.RMSNorm")
+
+
+def _known_layers(layers, session):
+    """Those of known code; what keeps the others as they are is noted."""
+    for place in layers:
+        if decoder_layer.known(place.module) is not None:
+            yield place
+        else:
+            session.skip(place, "add_rms_norm", "a GPU gains from layers of known code only")
+
+
+def _patch_layer(place, session, gpu):
+    stock = type(place.module)
+    if not gpu:
+        session.swap(place, residual_layer(stock)).plan = MIN_SIZE
+        return
+    names = decoder_layer.known(place.module)
+    site = session.swap(place, decoder_layer.fused_layer(stock))
+    site.names, site.norms = names, (AddRMSNorm,)
 
 
 def _patch_norm(place, session, residual, one_pass):
@@ -102,10 +124,10 @@ def _patch_norm(place, session, residual, one_pass):
 
 
 def _decoder_layers(places):
-    """Ids of the items of lists that own an RMS norm and are not patched yet."""
+    """The items of lists that own an RMS norm and are not patched yet, by their ids."""
     norms = {id(place.owner) for place in places if type(place.module) is nn.RMSNorm}
     return {
-        id(place.module)
+        id(place.module): place
         for place in places
         if id(place.module) in norms
         and place.name.rpartition(".")[2].isdigit()

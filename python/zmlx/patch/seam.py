@@ -186,6 +186,13 @@ def residual_stream(x):
     return stream
 
 
+def pending_sum(a, b):
+    """a + b as a `ResidualSum`, of arrays that nobody else holds."""
+    total = ResidualSum(_add(a, b))
+    total._memo = (a, b)
+    return total
+
+
 def _residual_sum(own, other, add):
     """`add(own, other)`, where `own` is a `ResidualSum`.
 

@@ -1,0 +1,171 @@
+// The experts of a chain of MoE layers on a CUDA GPU, composed of MLX's ops as mlx-lm composes them
+// and fused, from C++: what remains of a layer's time without Python. Prints one JSON object.
+//
+//   cuda_chain WIDTH HIDDEN EXPERTS TOP_K MODE BITS GROUP_SIZE TOKENS [LAYERS] [ROUNDS]
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "mlx/mlx.h"
+#include "zmlx/zmlx.h"
+
+namespace mx = mlx::core;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+struct Options {
+  int width, hidden, experts, top_k;
+  std::string mode;
+  int bits, group_size, tokens, layers, rounds;
+};
+
+/// Quantized matrices of all experts.
+struct Projection {
+  mx::array w, scales;
+  std::optional<mx::array> biases;
+
+  Projection(const Options& o, int rows, int columns) : w(0), scales(0) {
+    auto dense = mx::multiply(mx::random::normal({o.experts, rows, columns}, mx::bfloat16),
+                              mx::array(0.02f, mx::bfloat16));
+    auto parts = mx::quantize(dense, o.group_size, o.bits, o.mode);
+    mx::eval(parts);
+    w = parts[0], scales = parts[1];
+    if (parts.size() > 2) biases = parts[2];
+  }
+  mx::array product(const Options& o, const mx::array& x, const mx::array& indices,
+                    bool sorted) const {
+    return mx::gather_qmm(x, w, scales, biases, std::nullopt, indices, true, o.group_size, o.bits,
+                          o.mode, std::nullopt, sorted);
+  }
+};
+
+struct Layer {
+  Projection gate, up, down;
+  mx::array indices, weights;
+
+  explicit Layer(const Options& o)
+      : gate(o, o.hidden, o.width),
+        up(o, o.hidden, o.width),
+        down(o, o.width, o.hidden),
+        indices(0),
+        weights(0) {
+    auto order = mx::argsort(mx::random::uniform({1, o.tokens, o.experts}), -1);
+    indices = mx::contiguous(mx::slice(order, {0, 0, 0}, {1, o.tokens, o.top_k}));
+    weights = mx::softmax(mx::random::normal({1, o.tokens, o.top_k}, mx::bfloat16), -1);
+    mx::eval(indices, weights);
+  }
+};
+
+std::vector<mx::array> swiglu(const std::vector<mx::array>& in) {
+  return {mx::multiply(mx::multiply(in[0], mx::sigmoid(in[0])), in[1])};
+}
+
+mx::array stock(const Options& o, const Layer& layer, const mx::array& x) {
+  static const auto activation = mx::compile(swiglu);
+  auto rows = mx::expand_dims(x, {-2, -3});
+  auto chosen = layer.indices;
+  const bool sorted = chosen.size() >= 64;  // as SwitchGLU does
+  auto order = chosen, inverse = chosen;
+  if (sorted) {
+    chosen = mx::flatten(chosen);
+    order = mx::argsort(chosen);
+    inverse = mx::argsort(order);
+    auto row = mx::floor_divide(order, mx::array(o.top_k, mx::uint32));
+    rows = mx::take(mx::flatten(rows, 0, -3), row, 0);
+    chosen = mx::take(chosen, order, 0);
+  }
+  auto up = layer.up.product(o, rows, chosen, sorted);
+  auto gate = layer.gate.product(o, rows, chosen, sorted);
+  auto y = layer.down.product(o, activation({gate, up})[0], chosen, sorted);
+  if (sorted) y = mx::unflatten(mx::take(y, inverse, 0), 0, layer.indices.shape());
+  y = mx::multiply(mx::squeeze(y, -2), mx::expand_dims(layer.weights, -1));
+  return mx::sum(y, -2);
+}
+
+mx::array fused(const Options& o, const Layer& layer, const mx::array& x) {
+  auto hidden = zmlx::fast::gather_qmm_swiglu(mx::expand_dims(x, {-2, -3}), layer.gate.w,
+                                              layer.gate.scales, layer.gate.biases, layer.up.w,
+                                              layer.up.scales, layer.up.biases, std::nullopt,
+                                              layer.indices, true, o.group_size, o.bits, o.mode);
+  return zmlx::fast::gather_qmm_combine(hidden, layer.down.w, layer.down.scales, layer.down.biases,
+                                        layer.indices, layer.weights, true, o.group_size, o.bits,
+                                        o.mode);
+}
+
+using OneLayer = mx::array (*)(const Options&, const Layer&, const mx::array&);
+
+mx::array chain(const Options& o, const std::vector<Layer>& layers, OneLayer one, mx::array x) {
+  for (int i = 0; i < o.layers; ++i) x = one(o, layers[i % layers.size()], x);
+  return x;
+}
+
+/// Seconds of a chain, each built while the one before is computed.
+double steady(const std::function<mx::array()>& run) {
+  constexpr int kChains = 8;
+  auto last = run();
+  mx::eval(last);
+  const auto begin = Clock::now();
+  for (int i = 0; i < kChains; ++i) {
+    auto y = run();
+    mx::async_eval(y);
+    mx::eval(last);
+    last = y;
+  }
+  mx::eval(last);
+  return since(begin) / kChains;
+}
+
+void print(const char* name, const std::vector<double>& seconds, bool last = false) {
+  std::printf("\"%s\": [", name);
+  for (size_t i = 0; i < seconds.size(); ++i) std::printf("%s%.9g", i ? ", " : "", seconds[i]);
+  std::printf("]%s", last ? "}\n" : ", ");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 9) {
+    std::fprintf(stderr,
+                 "usage: %s WIDTH HIDDEN EXPERTS TOP_K MODE BITS GROUP_SIZE TOKENS [LAYERS] "
+                 "[ROUNDS]\n",
+                 argv[0]);
+    return 2;
+  }
+  auto number = [&](int i, int otherwise) { return i < argc ? std::atoi(argv[i]) : otherwise; };
+  const Options o{number(1, 0), number(2, 0), number(3, 0), number(4, 0),  argv[5],
+                  number(6, 0), number(7, 0), number(8, 0), number(9, 24), number(10, 12)};
+  std::vector<Layer> layers;
+  for (int i = 0; i < std::min(6, o.layers); ++i) layers.emplace_back(o);
+  auto x = mx::random::normal({1, o.tokens, o.width}, mx::bfloat16);
+  mx::eval(x);
+  const auto run_stock = [&] { return chain(o, layers, stock, x); };
+  const auto run_fused = [&] { return chain(o, layers, fused, x); };
+  const bool equal = mx::array_equal(run_stock(), run_fused()).item<bool>();
+  std::vector<double> stock_seconds, fused_seconds, build, submit;
+  for (int i = 0; i < o.rounds; ++i) {
+    stock_seconds.push_back(steady(run_stock));
+    fused_seconds.push_back(steady(run_fused));
+    const auto begin = Clock::now();
+    auto y = run_fused();
+    build.push_back(since(begin));
+    const auto built = Clock::now();
+    mx::async_eval(y);
+    submit.push_back(since(built));
+    mx::eval(y);
+  }
+  std::printf("{\"equal\": %s, \"layers\": %d, ", equal ? "true" : "false", o.layers);
+  print("stock", stock_seconds);
+  print("fused", fused_seconds);
+  print("build", build);
+  print("submit", submit, true);
+  return equal ? 0 : 1;
+}
