@@ -10,6 +10,11 @@ using namespace nb::literals;
 void init_fast(nb::module_& m);
 void init_moe_block(nb::module_& m);
 
+namespace zmlx::python {
+void init_attention(nb::module_& m);
+void init_short_conv(nb::module_& m);
+}  // namespace zmlx::python
+
 NB_MODULE(_ext, m) {
   m.doc() = "The C++ library behind zmlx.";
   // The argument types below come from here.
@@ -18,6 +23,8 @@ NB_MODULE(_ext, m) {
   auto fast = m.def_submodule("fast", "Fused primitives.");
   init_fast(fast);
   init_moe_block(m);
+  zmlx::python::init_attention(m);
+  zmlx::python::init_short_conv(m);
 
   m.def(
       "build_info",

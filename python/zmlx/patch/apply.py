@@ -17,6 +17,12 @@ except ImportError as error:  # no mlx-lm, or one without what the patterns are 
     moe = None
     _MOE_MISSING = f"mlx-lm's SwitchGLU cannot be imported: {error}"
 
+try:
+    from zmlx.patch import attention
+except ImportError as error:
+    attention = None
+    _ATTENTION_MISSING = f"mlx-lm's caches cannot be imported: {error}"
+
 
 def patch(
     model: nn.Module,
@@ -57,6 +63,10 @@ def patch(
     dense.apply(found, session)
     dense_swiglu.apply(found, session)
     norm.apply(found, session)
+    if attention is not None:
+        attention.apply(found, session)
+    elif "attention" in names:
+        session.skip(found[0], "attention", _ATTENTION_MISSING)
     if verbose:
         print(report(model))
     return model

@@ -12,6 +12,7 @@ PATTERNS = {
     "dense_swiglu": "gate and up projections and activation of dense layers in one product (CPU)",
     "dense": "quantized linear layers and output heads (CPU)",
     "rms_norm": "RMS norm in one pass (CPU)",
+    "attention": "attention, and LFM2's short convolution, built by one call (GPU)",
 }
 
 

@@ -23,6 +23,7 @@ _GROUPS = (
     ("dense_swiglu",),
     ("rms_norm",),
     ("add_rms_norm",),
+    ("attention",),
 )
 assert sorted(sum(_GROUPS, ())) == sorted(PATTERNS)
 

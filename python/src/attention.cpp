@@ -1,0 +1,283 @@
+// An attention module of mlx-lm as one call: the MLX operations that its `__call__` builds, in its
+// order, without Python in between. Only the host's time differs; what is computed is the same.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <array>
+#include <utility>
+
+#include "nn.h"
+
+namespace nb = nanobind;
+namespace mx = mlx::core;
+using namespace nb::literals;
+
+namespace zmlx::python {
+
+namespace {
+
+// mlx-lm's `KVCache`: keys and values in arrays with room for further tokens.
+class KVCache {
+ public:
+  explicit KVCache(nb::handle cache) : cache_(nb::borrow(cache)) {}
+
+  // False if the cache holds something else than its class puts there.
+  bool read() {
+    const auto offset = read_int(attribute(cache_, names().offset));
+    held_keys_ = attribute(cache_, names().keys);
+    held_values_ = attribute(cache_, names().values);
+    if (!offset || !held_keys_.is_valid() || !held_values_.is_valid()) {
+      return false;
+    }
+    offset_ = *offset;
+    if (held_keys_.is_none() && held_values_.is_none()) {
+      return true;
+    }
+    return is_held(held_keys_) && is_held(held_values_);
+  }
+
+  int offset() const { return offset_; }
+
+  // `KVCache.update_and_fetch`. That is called itself where the arrays are too short.
+  std::pair<mx::array, mx::array> update_and_fetch(const mx::array& keys, const mx::array& values) {
+    const int stop = offset_ + keys.shape(2);
+    if (held_keys_.is_none() || stop > held(held_keys_).shape(2)) {
+      nb::object pair = cache_.attr("update_and_fetch")(nb::cast(keys), nb::cast(values));
+      return {nb::cast<mx::array>(pair[0]), nb::cast<mx::array>(pair[1])};
+    }
+    nb::setattr(cache_, names().offset, nb::int_(stop));
+    write(held(held_keys_), keys, stop);
+    write(held(held_values_), values, stop);
+    if (stop < held(held_keys_).shape(2)) {
+      return {first(held(held_keys_), stop), first(held(held_values_), stop)};
+    }
+    return {held(held_keys_), held(held_values_)};
+  }
+
+ private:
+  struct Names {
+    nb::object offset = name("offset"), keys = name("keys"), values = name("values");
+  };
+  static const Names& names() {
+    static const Names* const n = new Names;
+    return *n;
+  }
+
+  static bool is_held(nb::handle object) {
+    const auto array = read_array(object);
+    return array && array->ndim() == 4;
+  }
+  static mx::array& held(nb::handle object) { return *nb::inst_ptr<mx::array>(object); }
+
+  // held[..., offset:stop, :] = update. The Python object that the cache holds gets the new value,
+  // as an assignment in Python does it: a second reference to the old one would make MLX copy the
+  // whole array instead of writing into it.
+  void write(mx::array& held, const mx::array& update, int stop) const {
+    mx::Shape starts(4, 0), stops = held.shape(), strides(4, 1);
+    starts[2] = offset_;
+    stops[2] = stop;
+    held.overwrite_descriptor(
+        mx::slice_update(held, update, std::move(starts), std::move(stops), std::move(strides)));
+  }
+
+  // held[..., :stop, :]
+  static mx::array first(const mx::array& held, int stop) {
+    mx::Shape stops = held.shape();
+    stops[2] = stop;
+    return mx::slice(held, mx::Shape(4, 0), std::move(stops), mx::Shape(4, 1));
+  }
+
+  nb::object cache_;
+  nb::object held_keys_;
+  nb::object held_values_;
+  int offset_ = 0;
+};
+
+// Where queries and keys are normalised.
+enum class Norms { none, heads, width };
+
+// What one call needs of a module.
+struct Module {
+  Linear q_proj, k_proj, v_proj, o_proj;
+  std::optional<RMSNorm> q_norm, k_norm;
+  RoPE rope;
+  int n_heads, n_kv_heads;
+  float scale;
+  Norms norms;
+};
+
+mx::array heads_first(const mx::array& x) { return mx::transpose(x, {0, 2, 1, 3}); }
+
+mx::array attend(const Module& m, const mx::array& x, const std::string& mask_mode,
+                 const std::optional<mx::array>& mask, KVCache* cache) {
+  const int B = x.shape(0), L = x.shape(1);
+  auto queries = m.q_proj(x), keys = m.k_proj(x), values = m.v_proj(x);
+  if (m.norms == Norms::width) {
+    queries = (*m.q_norm)(queries);
+    keys = (*m.k_norm)(keys);
+  }
+  queries = mx::reshape(queries, {B, L, m.n_heads, -1});
+  keys = mx::reshape(keys, {B, L, m.n_kv_heads, -1});
+  if (m.norms == Norms::heads) {
+    queries = (*m.q_norm)(queries);
+    keys = (*m.k_norm)(keys);
+  }
+  const mx::array offset(cache != nullptr ? cache->offset() : 0);
+  queries = m.rope(heads_first(queries), offset);
+  keys = m.rope(heads_first(keys), offset);
+  values = heads_first(mx::reshape(values, {B, L, m.n_kv_heads, -1}));
+  if (cache != nullptr) {
+    std::tie(keys, values) = cache->update_and_fetch(keys, values);
+  }
+  auto output =
+      mx::fast::scaled_dot_product_attention(queries, keys, values, m.scale, mask_mode, mask);
+  return m.o_proj(mx::reshape(heads_first(output), {B, L, -1}));
+}
+
+// The attributes of a class of attention modules that play each part, and the call.
+class Attention {
+ public:
+  Attention(const nb::dict& roles, const std::string& norms, nb::object kv_cache)
+      : norms_(norms == "heads"   ? Norms::heads
+               : norms == "width" ? Norms::width
+                                  : Norms::none),
+        kv_cache_(std::move(kv_cache)) {
+    const auto role = [&](const char* key) {
+      return roles.contains(key) ? name(nb::cast<std::string>(roles[key]).c_str()) : nb::object();
+    };
+    projections_ = {role("q_proj"), role("k_proj"), role("v_proj"), role("o_proj")};
+    q_norm_ = role("q_norm");
+    k_norm_ = role("k_norm");
+    use_norms_ = role("use_qk_norm");
+    rope_ = role("rope");
+    n_heads_ = role("n_heads");
+    n_kv_heads_ = role("n_kv_heads");
+    scale_ = role("scale");
+  }
+
+  // The output of the module, or None where its own `__call__` has to be taken; then nothing has
+  // happened yet.
+  nb::object call(nb::handle module, nb::handle x, nb::handle mask, nb::handle cache) const {
+    const auto input = read_input(x);
+    std::string mask_mode;
+    std::optional<mx::array> mask_array;
+    if (!input || !read_mask(mask, mask_mode, mask_array)) {
+      return nb::none();
+    }
+    std::optional<KVCache> kv_cache;
+    if (!cache.is_none()) {
+      if (cache.type().ptr() != kv_cache_.ptr() || !kv_cache.emplace(cache).read()) {
+        return nb::none();
+      }
+    }
+    const char* obstacle = "";
+    const auto m = read(module, obstacle);
+    if (!m) {
+      return nb::none();
+    }
+    return nb::cast(attend(*m, *input, mask_mode, mask_array, kv_cache ? &*kv_cache : nullptr));
+  }
+
+  // Why a module has to be called itself, or "".
+  std::string obstacle(nb::handle module) const {
+    const char* obstacle = "";
+    read(module, obstacle);
+    return obstacle;
+  }
+
+ private:
+  static bool read_mask(nb::handle mask, std::string& mode, std::optional<mx::array>& array) {
+    if (mask.is_none()) {
+      return true;
+    }
+    if (PyUnicode_CheckExact(mask.ptr())) {
+      mode = nb::borrow<nb::str>(mask).c_str();
+      return mode == "causal";
+    }
+    array = read_array(mask);
+    return array.has_value();
+  }
+
+  std::optional<Module> read(nb::handle module, const char*& obstacle) const {
+    auto projections = std::array{
+        Linear::read(entry(module, projections_[0])), Linear::read(entry(module, projections_[1])),
+        Linear::read(entry(module, projections_[2])), Linear::read(entry(module, projections_[3]))};
+    for (const auto& projection : projections) {
+      if (!projection) {
+        obstacle = "a projection is not nn.Linear or nn.QuantizedLinear";
+        return std::nullopt;
+      }
+    }
+    const auto rope = RoPE::read(entry(module, rope_));
+    if (!rope) {
+      obstacle = "its positions are not encoded by nn.RoPE";
+      return std::nullopt;
+    }
+    const auto n_heads = read_int(attribute(module, n_heads_));
+    const auto n_kv_heads = read_int(attribute(module, n_kv_heads_));
+    const auto scale = read_float(attribute(module, scale_));
+    if (!n_heads || !n_kv_heads || !scale) {
+      obstacle = "its numbers of heads or its scale are not plain numbers";
+      return std::nullopt;
+    }
+    auto norms = norms_;
+    if (use_norms_.is_valid()) {
+      const nb::object use = attribute(module, use_norms_);
+      if (!use.is_valid() || !PyBool_Check(use.ptr())) {
+        obstacle = "whether it normalises queries and keys is not a plain truth value";
+        return std::nullopt;
+      }
+      norms = use.ptr() == Py_True ? norms : Norms::none;
+    }
+    std::optional<RMSNorm> q_norm, k_norm;
+    if (norms != Norms::none) {
+      q_norm = RMSNorm::read(entry(module, q_norm_));
+      k_norm = RMSNorm::read(entry(module, k_norm_));
+      if (!q_norm || !k_norm) {
+        obstacle = "its norms are not nn.RMSNorm";
+        return std::nullopt;
+      }
+    }
+    auto& [q_proj, k_proj, v_proj, o_proj] = projections;
+    return Module{std::move(*q_proj),
+                  std::move(*k_proj),
+                  std::move(*v_proj),
+                  std::move(*o_proj),
+                  std::move(q_norm),
+                  std::move(k_norm),
+                  *rope,
+                  *n_heads,
+                  *n_kv_heads,
+                  *scale,
+                  norms};
+  }
+
+  std::array<nb::object, 4> projections_;
+  nb::object q_norm_, k_norm_, use_norms_, rope_, n_heads_, n_kv_heads_, scale_;
+  Norms norms_;
+  nb::object kv_cache_;
+};
+
+}  // namespace
+
+void init_attention(nb::module_& m) {
+  nb::class_<Attention>(m, "Attention", "An attention module of mlx-lm as one call.")
+      .def(nb::init<const nb::dict&, const std::string&, nb::object>(), "roles"_a, "norms"_a,
+           "kv_cache"_a,
+           R"(What is known of a class of attention modules.
+
+Args:
+    roles: the attributes that play each part: "q_proj", "k_proj", "v_proj", "o_proj", "rope",
+        "n_heads", "n_kv_heads", "scale"; with norms "q_norm" and "k_norm"; "use_qk_norm" if an
+        attribute turns the norms on.
+    norms: "none", "heads" (each head on its own) or "width" (all heads at once).
+    kv_cache: mlx-lm's class ``KVCache``.
+)")
+      .def("__call__", &Attention::call, "module"_a, "x"_a, "mask"_a.none(), "cache"_a.none(),
+           "What the module computes, or None if it has to be called itself.")
+      .def("obstacle", &Attention::obstacle, "module"_a,
+           "Why a module has to be called itself, or ''.");
+}
+
+}  // namespace zmlx::python

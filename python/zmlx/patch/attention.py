@@ -1,0 +1,176 @@
+"""Pattern "attention": what mixes the tokens of a decoder layer, built by one call.
+
+Decoding a token on a GPU takes the host longer than the GPU, and attention is most of the host's
+work: some twenty MLX operations, each called from Python. Here one call into C++ builds them all,
+the same ones in the same order. Nothing is computed differently; and where anything is not as
+expected (a layer, the cache, the input), the module's own code runs.
+
+mlx-lm defines attention anew for each model, mostly by the same code. A class is patched if its
+`__call__` is code that is known, whatever its attributes are called.
+"""
+
+import functools
+import math
+from types import SimpleNamespace
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import ArraysCache, KVCache
+
+from zmlx import _ext
+from zmlx.patch import attention_code
+from zmlx.patch.same_code import roles
+from zmlx.patch.session import on_gpu
+
+# On the CPU there is nothing to gain, and layers have patterns of their own. Tests set this.
+ON_CPU = False
+
+# Where known code normalises queries and keys.
+_NORMS = {
+    attention_code.plain: "none",
+    attention_code.head_norms: "heads",
+    attention_code.optional_head_norms: "heads",
+    attention_code.width_norms: "width",
+}
+
+
+@functools.cache
+def one_call(stock):
+    """A subclass of a class with a `builder`, which is asked first at every call."""
+    build, _ = builder(stock)
+    stock_call = stock.__call__
+
+    class OneCall(stock):
+        def __call__(self, x, mask=None, cache=None):
+            y = build(self, x, mask, cache)
+            return stock_call(self, x, mask, cache) if y is None else y
+
+    OneCall.__name__ = OneCall.__qualname__ = f"OneCall{stock.__name__}"
+    return OneCall
+
+
+@functools.cache
+def builder(cls):
+    """What builds the calls of a class's modules, and why there is none: `(builder, "")` or
+    `(None, reason)`."""
+    method = cls.__dict__.get("__call__")
+    for code, norms in _NORMS.items():
+        names = roles(method, code)
+        if names is not None:
+            build = _ext.Attention(names, norms, KVCache)
+            return _tried(build, cls, _attention_parts(names, norms), KVCache, "causal")
+    names = roles(method, attention_code.short_conv)
+    if names is not None:
+        build = _ext.ShortConv(names, ArraysCache)
+        return _tried(build, cls, _short_conv_parts(names), lambda: ArraysCache(1), None)
+    return None, "its code is none that is known"
+
+
+def apply(places, session):
+    """Patches the attention modules and short convolutions among `places`."""
+    if "attention" not in session.patterns:
+        return
+    wanted = on_gpu() or ON_CPU
+    for place in places:
+        cls = type(place.module)
+        build, reason = builder(cls) if wanted else (None, "the default device is the CPU")
+        if build is not None:
+            reason = build.obstacle(place.module)
+        if not reason:
+            session.swap(place, one_call(cls), "attention")
+        elif build is not None or "Attention" in cls.__name__:
+            session.skip(place, "attention", reason)
+
+
+# --- A trial of what code does not show: the layers, the cache and the functions that it uses -----
+
+
+def _tried(build, cls, parts, new_cache, mask):
+    """`builder`'s result: `build`, if it computes on a tiny instance what `cls` does."""
+    try:
+        with mx.stream(mx.cpu):
+            module = _bare(cls, **parts)
+            if build.obstacle(module) or not _same(build, module, new_cache, mask):
+                return None, "this version of mlx-lm computes it differently"
+    except Exception as error:  # whatever changed, it is not what is built here
+        return None, f"this version of mlx-lm computes it differently: {error}"
+    return build, ""
+
+
+def _same(build, module, new_cache, mask):
+    """Whether three tokens and then two more give the same, in the cache too."""
+    theirs, ours = new_cache(), new_cache()
+    built = []
+    for length in (3, 1, 1):
+        x = mx.sin(mx.arange(2.0 * length * 32)).reshape(2, length, 32)
+        want = module(x, mask, theirs)
+        got = build(module, x, mask, ours)
+        built.append(got is not None)
+        if got is None:  # a short convolution that has no state yet
+            got = module(x, mask, ours)
+        pairs = zip(_values(want, theirs), _values(got, ours), strict=True)
+        if not all(mx.array_equal(a, b).item() for a, b in pairs):
+            return False
+    return all(built[1:])
+
+
+def _values(y, cache):
+    values = [y, *(value for _, value in tree_flatten(cache.state)), getattr(cache, "offset", 0)]
+    return [mx.array(value) for value in values if value is not None]
+
+
+def _attention_parts(names, norms):
+    parts = {
+        "q_proj": _quantized(32, 64, bias=True),
+        "k_proj": _dense(32, 32, bias=True),
+        "v_proj": _dense(32, 32),
+        "o_proj": _quantized(64, 32),
+        "q_norm": nn.RMSNorm(64 if norms == "width" else 16),
+        "k_norm": nn.RMSNorm(32 if norms == "width" else 16),
+        "rope": nn.RoPE(16, base=100.0),
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "scale": 0.3,
+        "use_qk_norm": True,
+    }
+    return {name: parts[role] for role, name in names.items()}
+
+
+def _short_conv_parts(names):
+    conv = {"stride": 1, "padding": 0, "dilation": 1, "groups": 32}
+    parts = {
+        "in_proj": _quantized(32, 96, bias=True),
+        "conv": _bare(nn.Conv1d, weight=_wave(32, 3, 1), bias=_wave(32), **conv),
+        "out_proj": _dense(32, 32, bias=True),
+        "L_cache": 3,
+        "args": SimpleNamespace(hidden_size=32),
+    }
+    return {name: parts[role] for role, name in names.items()}
+
+
+def _dense(width, outputs, bias=False):
+    return _bare(nn.Linear, weight=_wave(outputs, width), **_bias(outputs, bias))
+
+
+def _quantized(width, outputs, bias=False):
+    w, scales, biases = mx.quantize(_wave(outputs, width), 32, 8)
+    options = {"group_size": 32, "bits": 8, "mode": "affine", **_bias(outputs, bias)}
+    return _bare(nn.QuantizedLinear, weight=w, scales=scales, biases=biases, **options)
+
+
+def _bias(outputs, bias):
+    return {"bias": _wave(outputs)} if bias else {}
+
+
+def _wave(*shape):
+    return mx.sin(mx.arange(1.0, 1.0 + math.prod(shape))).reshape(shape)
+
+
+def _bare(cls, **attributes):
+    """An instance without running the class's __init__, which would use up random numbers."""
+    module = cls.__new__(cls)
+    nn.Module.__init__(module)
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
