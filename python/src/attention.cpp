@@ -4,7 +4,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include <array>
+#include <tuple>
 #include <utility>
 
 #include "nn.h"
@@ -24,17 +24,13 @@ class KVCache {
 
   // False if the cache holds something else than its class puts there.
   bool read() {
-    const auto offset = read_int(attribute(cache_, names().offset));
     held_keys_ = attribute(cache_, names().keys);
     held_values_ = attribute(cache_, names().values);
-    if (!offset || !held_keys_.is_valid() || !held_values_.is_valid()) {
+    if (!python::read(attribute(cache_, names().offset), offset_)) {
       return false;
     }
-    offset_ = *offset;
-    if (held_keys_.is_none() && held_values_.is_none()) {
-      return true;
-    }
-    return is_held(held_keys_) && is_held(held_values_);
+    const bool empty = held_keys_.is_none() && held_values_.is_none();
+    return empty || (is_held(held_keys_) && is_held(held_values_));
   }
 
   int offset() const { return offset_; }
@@ -65,8 +61,8 @@ class KVCache {
   }
 
   static bool is_held(nb::handle object) {
-    const auto array = read_array(object);
-    return array && array->ndim() == 4;
+    std::optional<mx::array> array;
+    return python::read(object, array) && array->ndim() == 4;
   }
   static mx::array& held(nb::handle object) { return *nb::inst_ptr<mx::array>(object); }
 
@@ -100,11 +96,11 @@ enum class Norms { none, heads, width };
 // What one call needs of a module.
 struct Module {
   Linear q_proj, k_proj, v_proj, o_proj;
-  std::optional<RMSNorm> q_norm, k_norm;
+  RMSNorm q_norm, k_norm;
   RoPE rope;
-  int n_heads, n_kv_heads;
-  float scale;
-  Norms norms;
+  int n_heads = 0, n_kv_heads = 0;
+  float scale = 0;
+  Norms norms = Norms::none;
 };
 
 mx::array heads_first(const mx::array& x) { return mx::transpose(x, {0, 2, 1, 3}); }
@@ -114,14 +110,14 @@ mx::array attend(const Module& m, const mx::array& x, const std::string& mask_mo
   const int B = x.shape(0), L = x.shape(1);
   auto queries = m.q_proj(x), keys = m.k_proj(x), values = m.v_proj(x);
   if (m.norms == Norms::width) {
-    queries = (*m.q_norm)(queries);
-    keys = (*m.k_norm)(keys);
+    queries = m.q_norm(queries);
+    keys = m.k_norm(keys);
   }
   queries = mx::reshape(queries, {B, L, m.n_heads, -1});
   keys = mx::reshape(keys, {B, L, m.n_kv_heads, -1});
   if (m.norms == Norms::heads) {
-    queries = (*m.q_norm)(queries);
-    keys = (*m.k_norm)(keys);
+    queries = m.q_norm(queries);
+    keys = m.k_norm(keys);
   }
   const mx::array offset(cache != nullptr ? cache->offset() : 0);
   queries = m.rope(heads_first(queries), offset);
@@ -146,7 +142,10 @@ class Attention {
     const auto role = [&](const char* key) {
       return roles.contains(key) ? name(nb::cast<std::string>(roles[key]).c_str()) : nb::object();
     };
-    projections_ = {role("q_proj"), role("k_proj"), role("v_proj"), role("o_proj")};
+    q_proj_ = role("q_proj");
+    k_proj_ = role("k_proj");
+    v_proj_ = role("v_proj");
+    o_proj_ = role("o_proj");
     q_norm_ = role("q_norm");
     k_norm_ = role("k_norm");
     use_norms_ = role("use_qk_norm");
@@ -159,10 +158,9 @@ class Attention {
   // The output of the module, or None where its own `__call__` has to be taken; then nothing has
   // happened yet.
   nb::object call(nb::handle module, nb::handle x, nb::handle mask, nb::handle cache) const {
-    const auto input = read_input(x);
+    std::optional<mx::array> input, mask_array;
     std::string mask_mode;
-    std::optional<mx::array> mask_array;
-    if (!input || !read_mask(mask, mask_mode, mask_array)) {
+    if (!read_input(x, input) || !read_mask(mask, mask_mode, mask_array)) {
       return nb::none();
     }
     std::optional<KVCache> kv_cache;
@@ -171,19 +169,18 @@ class Attention {
         return nb::none();
       }
     }
-    const char* obstacle = "";
-    const auto m = read(module, obstacle);
-    if (!m) {
+    Module m;
+    if (read(module, m) != nullptr) {
       return nb::none();
     }
-    return nb::cast(attend(*m, *input, mask_mode, mask_array, kv_cache ? &*kv_cache : nullptr));
+    return nb::cast(attend(m, *input, mask_mode, mask_array, kv_cache ? &*kv_cache : nullptr));
   }
 
   // Why a module has to be called itself, or "".
   std::string obstacle(nb::handle module) const {
-    const char* obstacle = "";
-    read(module, obstacle);
-    return obstacle;
+    Module m;
+    const char* reason = read(module, m);
+    return reason != nullptr ? reason : "";
   }
 
  private:
@@ -191,69 +188,40 @@ class Attention {
     if (mask.is_none()) {
       return true;
     }
-    if (PyUnicode_CheckExact(mask.ptr())) {
-      mode = nb::borrow<nb::str>(mask).c_str();
+    if (python::read(mask, mode)) {
       return mode == "causal";
     }
-    array = read_array(mask);
-    return array.has_value();
+    return python::read(mask, array);
   }
 
-  std::optional<Module> read(nb::handle module, const char*& obstacle) const {
-    auto projections = std::array{
-        Linear::read(entry(module, projections_[0])), Linear::read(entry(module, projections_[1])),
-        Linear::read(entry(module, projections_[2])), Linear::read(entry(module, projections_[3]))};
-    for (const auto& projection : projections) {
-      if (!projection) {
-        obstacle = "a projection is not nn.Linear or nn.QuantizedLinear";
-        return std::nullopt;
+  // Reads a module as it is now. Null, or why it has to be called itself.
+  const char* read(nb::handle module, Module& m) const {
+    if (!m.q_proj.read(entry(module, q_proj_)) || !m.k_proj.read(entry(module, k_proj_)) ||
+        !m.v_proj.read(entry(module, v_proj_)) || !m.o_proj.read(entry(module, o_proj_))) {
+      return "a projection is not nn.Linear or nn.QuantizedLinear";
+    }
+    if (!m.rope.read(entry(module, rope_))) {
+      return "its positions are not encoded by nn.RoPE";
+    }
+    if (!python::read(attribute(module, n_heads_), m.n_heads) ||
+        !python::read(attribute(module, n_kv_heads_), m.n_kv_heads) ||
+        !python::read(attribute(module, scale_), m.scale)) {
+      return "its numbers of heads or its scale are not plain numbers";
+    }
+    bool normalises = norms_ != Norms::none;
+    if (use_norms_.is_valid() && !python::read(attribute(module, use_norms_), normalises)) {
+      return "whether it normalises queries and keys is not a plain truth value";
+    }
+    if (normalises) {
+      m.norms = norms_;
+      if (!m.q_norm.read(entry(module, q_norm_)) || !m.k_norm.read(entry(module, k_norm_))) {
+        return "its norms are not nn.RMSNorm";
       }
     }
-    const auto rope = RoPE::read(entry(module, rope_));
-    if (!rope) {
-      obstacle = "its positions are not encoded by nn.RoPE";
-      return std::nullopt;
-    }
-    const auto n_heads = read_int(attribute(module, n_heads_));
-    const auto n_kv_heads = read_int(attribute(module, n_kv_heads_));
-    const auto scale = read_float(attribute(module, scale_));
-    if (!n_heads || !n_kv_heads || !scale) {
-      obstacle = "its numbers of heads or its scale are not plain numbers";
-      return std::nullopt;
-    }
-    auto norms = norms_;
-    if (use_norms_.is_valid()) {
-      const nb::object use = attribute(module, use_norms_);
-      if (!use.is_valid() || !PyBool_Check(use.ptr())) {
-        obstacle = "whether it normalises queries and keys is not a plain truth value";
-        return std::nullopt;
-      }
-      norms = use.ptr() == Py_True ? norms : Norms::none;
-    }
-    std::optional<RMSNorm> q_norm, k_norm;
-    if (norms != Norms::none) {
-      q_norm = RMSNorm::read(entry(module, q_norm_));
-      k_norm = RMSNorm::read(entry(module, k_norm_));
-      if (!q_norm || !k_norm) {
-        obstacle = "its norms are not nn.RMSNorm";
-        return std::nullopt;
-      }
-    }
-    auto& [q_proj, k_proj, v_proj, o_proj] = projections;
-    return Module{std::move(*q_proj),
-                  std::move(*k_proj),
-                  std::move(*v_proj),
-                  std::move(*o_proj),
-                  std::move(q_norm),
-                  std::move(k_norm),
-                  *rope,
-                  *n_heads,
-                  *n_kv_heads,
-                  *scale,
-                  norms};
+    return nullptr;
   }
 
-  std::array<nb::object, 4> projections_;
+  nb::object q_proj_, k_proj_, v_proj_, o_proj_;
   nb::object q_norm_, k_norm_, use_norms_, rope_, n_heads_, n_kv_heads_, scale_;
   Norms norms_;
   nb::object kv_cache_;
@@ -274,8 +242,8 @@ Args:
     norms: "none", "heads" (each head on its own) or "width" (all heads at once).
     kv_cache: mlx-lm's class ``KVCache``.
 )")
-      .def("__call__", &Attention::call, "module"_a, "x"_a, "mask"_a.none(), "cache"_a.none(),
-           "What the module computes, or None if it has to be called itself.")
+      .def("__call__", &Attention::call, "module"_a, "x"_a.none(), "mask"_a.none(),
+           "cache"_a.none(), "What the module computes, or None if it has to be called itself.")
       .def("obstacle", &Attention::obstacle, "module"_a,
            "Why a module has to be called itself, or ''.");
 }

@@ -1,7 +1,5 @@
 #include "nn.h"
 
-#include <climits>
-
 namespace nb = nanobind;
 namespace mx = mlx::core;
 
@@ -42,51 +40,19 @@ bool is_exactly(nb::handle object, nb::handle type) {
 
 // An optional entry of a module. False if there is something that is no array.
 bool read_optional(nb::handle module, nb::handle name, std::optional<mx::array>& out) {
-  nb::handle value = entry(module, name);
-  if (!value.is_valid() || value.is_none()) {
-    return true;
-  }
-  out = read_array(value);
-  return out.has_value();
+  const nb::handle value = entry(module, name);
+  return !value.is_valid() || value.is_none() || read(value, out);
 }
 
 }  // namespace
 
 nb::object attribute(nb::handle owner, nb::handle name) {
-  PyObject* value = PyObject_GetAttr(owner.ptr(), name.ptr());
+  // Without the detour that `nn.Module.__getattr__` makes of every look-up.
+  PyObject* value = PyObject_GenericGetAttr(owner.ptr(), name.ptr());
   if (value == nullptr) {
     PyErr_Clear();
   }
   return nb::steal(value);
-}
-
-std::optional<mx::array> read_array(nb::handle value) {
-  if (!is_exactly(value, known().array)) {
-    return std::nullopt;
-  }
-  return *nb::inst_ptr<mx::array>(value);
-}
-
-std::optional<int> read_int(nb::handle value) {
-  if (!value.is_valid() || !PyLong_CheckExact(value.ptr())) {
-    return std::nullopt;
-  }
-  int overflow = 0;
-  const long n = PyLong_AsLongAndOverflow(value.ptr(), &overflow);
-  if (overflow != 0 || n > INT_MAX || n < INT_MIN) {
-    return std::nullopt;
-  }
-  return static_cast<int>(n);
-}
-
-std::optional<float> read_float(nb::handle value) {
-  if (value.is_valid() && PyFloat_CheckExact(value.ptr())) {
-    return static_cast<float>(PyFloat_AS_DOUBLE(value.ptr()));
-  }
-  if (auto n = read_int(value)) {
-    return static_cast<float>(*n);
-  }
-  return std::nullopt;
 }
 
 nb::handle entry(nb::handle module, nb::handle name) {
@@ -100,118 +66,119 @@ nb::handle entry(nb::handle module, nb::handle name) {
   return value;
 }
 
-std::optional<mx::array> read_input(nb::handle x) {
-  auto result = read_array(x);
-  if (!result || result->ndim() != 3) {
-    return std::nullopt;
+bool read(nb::handle value, std::optional<mx::array>& out) {
+  if (!is_exactly(value, known().array)) {
+    return false;
   }
-  const auto type = result->dtype();
-  if (type != mx::float32 && type != mx::float16 && type != mx::bfloat16) {
-    return std::nullopt;
-  }
-  return result;
+  out = *nb::inst_ptr<mx::array>(value);
+  return true;
 }
 
-std::optional<Linear> Linear::read(nb::handle module) {
+bool read(nb::handle value, int& out) {
+  if (!value.is_valid() || !PyLong_CheckExact(value.ptr())) {
+    return false;
+  }
+  int overflow = 0;
+  const long n = PyLong_AsLongAndOverflow(value.ptr(), &overflow);
+  out = static_cast<int>(n);
+  return overflow == 0 && n == out;
+}
+
+bool read(nb::handle value, float& out) {
+  if (value.is_valid() && PyFloat_CheckExact(value.ptr())) {
+    out = static_cast<float>(PyFloat_AS_DOUBLE(value.ptr()));
+    return true;
+  }
+  int n = 0;
+  if (!read(value, n)) {
+    return false;
+  }
+  out = static_cast<float>(n);
+  return true;
+}
+
+bool read(nb::handle value, bool& out) {
+  out = value.ptr() == Py_True;
+  return out || value.ptr() == Py_False;
+}
+
+bool read(nb::handle value, std::string& out) {
+  if (!value.is_valid() || !PyUnicode_CheckExact(value.ptr())) {
+    return false;
+  }
+  out = nb::borrow<nb::str>(value).c_str();
+  return true;
+}
+
+bool read_input(nb::handle value, std::optional<mx::array>& out) {
+  if (!python::read(value, out) || out->ndim() != 3) {
+    return false;
+  }
+  const auto type = out->dtype();
+  return type == mx::float32 || type == mx::float16 || type == mx::bfloat16;
+}
+
+bool Linear::read(nb::handle module) {
   const auto& k = known();
   const bool quantized = is_exactly(module, k.quantized_linear);
   if (!quantized && !is_exactly(module, k.linear)) {
-    return std::nullopt;
+    return false;
   }
-  auto weight = read_array(entry(module, k.weight));
-  if (!weight) {
-    return std::nullopt;
+  if (!python::read(entry(module, k.weight), weight_) || !read_optional(module, k.bias, bias_)) {
+    return false;
   }
-  Linear layer(std::move(*weight));
-  if (!read_optional(module, k.bias, layer.bias_)) {
-    return std::nullopt;
-  }
-  if (!quantized) {
-    return layer;
-  }
-  layer.scales_ = read_array(entry(module, k.scales));
-  const auto group_size = read_int(attribute(module, k.group_size));
-  const auto bits = read_int(attribute(module, k.bits));
-  const nb::object mode = attribute(module, k.mode);
-  if (!layer.scales_ || !read_optional(module, k.biases, layer.biases_) || !group_size || !bits ||
-      !mode.is_valid() || !PyUnicode_CheckExact(mode.ptr())) {
-    return std::nullopt;
-  }
-  layer.group_size_ = *group_size;
-  layer.bits_ = *bits;
-  layer.mode_ = nb::borrow<nb::str>(mode).c_str();
-  return layer;
+  return !quantized || (python::read(entry(module, k.scales), scales_) &&
+                        read_optional(module, k.biases, biases_) &&
+                        python::read(attribute(module, k.group_size), group_size_) &&
+                        python::read(attribute(module, k.bits), bits_) &&
+                        python::read(attribute(module, k.mode), mode_));
 }
 
 mx::array Linear::operator()(const mx::array& x) const {
   if (scales_) {
-    auto y = mx::quantized_matmul(x, weight_, *scales_, biases_, /* transpose = */ true,
+    auto y = mx::quantized_matmul(x, *weight_, *scales_, biases_, /* transpose = */ true,
                                   group_size_, bits_, mode_);
     return bias_ ? mx::add(y, *bias_) : y;
   }
-  auto transposed = mx::transpose(weight_);
+  auto transposed = mx::transpose(*weight_);
   return bias_ ? mx::addmm(*bias_, x, transposed) : mx::matmul(x, transposed);
 }
 
-std::optional<RMSNorm> RMSNorm::read(nb::handle module) {
+bool RMSNorm::read(nb::handle module) {
   const auto& k = known();
-  if (!is_exactly(module, k.rms_norm)) {
-    return std::nullopt;
-  }
-  auto weight = read_array(entry(module, k.weight));
-  const auto eps = read_float(attribute(module, k.eps));
-  if (!weight || !eps) {
-    return std::nullopt;
-  }
-  return RMSNorm{std::move(*weight), *eps};
+  return is_exactly(module, k.rms_norm) && python::read(entry(module, k.weight), weight_) &&
+         python::read(attribute(module, k.eps), eps_);
 }
 
 mx::array RMSNorm::operator()(const mx::array& x) const {
-  return mx::fast::rms_norm(x, weight, eps);
+  return mx::fast::rms_norm(x, weight_, eps_);
 }
 
-std::optional<RoPE> RoPE::read(nb::handle module) {
+bool RoPE::read(nb::handle module) {
   const auto& k = known();
-  if (!is_exactly(module, k.rope)) {
-    return std::nullopt;
-  }
-  const auto dims = read_int(attribute(module, k.dims));
-  const nb::object traditional = attribute(module, k.traditional);
-  const auto base = read_float(attribute(module, k.base));
-  const auto scale = read_float(attribute(module, k.scale));
-  if (!dims || !traditional.is_valid() || !PyBool_Check(traditional.ptr()) || !base || !scale) {
-    return std::nullopt;
-  }
-  return RoPE{*dims, traditional.ptr() == Py_True, *base, *scale};
+  return is_exactly(module, k.rope) && python::read(attribute(module, k.dims), dims_) &&
+         python::read(attribute(module, k.traditional), traditional_) &&
+         python::read(attribute(module, k.base), base_) &&
+         python::read(attribute(module, k.scale), scale_);
 }
 
 mx::array RoPE::operator()(const mx::array& x, const mx::array& offset) const {
-  return mx::fast::rope(x, dims, traditional, base, scale, offset);
+  return mx::fast::rope(x, dims_, traditional_, base_, scale_, offset);
 }
 
-std::optional<Conv1d> Conv1d::read(nb::handle module) {
+bool Conv1d::read(nb::handle module) {
   const auto& k = known();
-  if (!is_exactly(module, k.conv1d)) {
-    return std::nullopt;
-  }
-  auto weight = read_array(entry(module, k.weight));
-  const auto stride = read_int(attribute(module, k.stride));
-  const auto padding = read_int(attribute(module, k.padding));
-  const auto dilation = read_int(attribute(module, k.dilation));
-  const auto groups = read_int(attribute(module, k.groups));
-  if (!weight || !stride || !padding || !dilation || !groups) {
-    return std::nullopt;
-  }
-  Conv1d layer{std::move(*weight), std::nullopt, *stride, *padding, *dilation, *groups};
-  if (!read_optional(module, k.bias, layer.bias)) {
-    return std::nullopt;
-  }
-  return layer;
+  return is_exactly(module, k.conv1d) && python::read(entry(module, k.weight), weight_) &&
+         read_optional(module, k.bias, bias_) &&
+         python::read(attribute(module, k.stride), stride_) &&
+         python::read(attribute(module, k.padding), padding_) &&
+         python::read(attribute(module, k.dilation), dilation_) &&
+         python::read(attribute(module, k.groups), groups_);
 }
 
 mx::array Conv1d::operator()(const mx::array& x) const {
-  auto y = mx::conv1d(x, weight, stride, padding, dilation, groups);
-  return bias ? mx::add(y, *bias) : y;
+  auto y = mx::conv1d(x, *weight_, stride_, padding_, dilation_, groups_);
+  return bias_ ? mx::add(y, *bias_) : y;
 }
 
 }  // namespace zmlx::python

@@ -21,65 +21,66 @@ nanobind::object name(const char* text);
 // An attribute, or null; never an exception.
 nanobind::object attribute(nanobind::handle owner, nanobind::handle name);
 
-// Values of exactly the Python type that MLX's classes use.
-std::optional<mlx::core::array> read_array(nanobind::handle value);
-std::optional<int> read_int(nanobind::handle value);
-std::optional<float> read_float(nanobind::handle value);
+// Values of exactly the Python type that MLX's classes use; false for any other.
+bool read(nanobind::handle value, std::optional<mlx::core::array>& out);
+bool read(nanobind::handle value, int& out);
+bool read(nanobind::handle value, float& out);
+bool read(nanobind::handle value, bool& out);
+bool read(nanobind::handle value, std::string& out);
 
 // An entry of a module that is a dictionary, as `mlx.nn.Module` is; null if there is none.
 nanobind::handle entry(nanobind::handle module, nanobind::handle name);
 
-// Whether `x` is what a layer is called with: an `mx.array` itself, (batch, length, width), of a
-// float type.
-std::optional<mlx::core::array> read_input(nanobind::handle x);
+// The same for what a layer is called with: (batch, length, width), of a float type.
+bool read_input(nanobind::handle value, std::optional<mlx::core::array>& out);
 
 // `nn.Linear` or `nn.QuantizedLinear`.
 class Linear {
  public:
-  static std::optional<Linear> read(nanobind::handle module);
+  // False for anything else; so in all of these.
+  bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x) const;
 
  private:
-  explicit Linear(mlx::core::array weight) : weight_(std::move(weight)) {}
-
-  mlx::core::array weight_;
-  std::optional<mlx::core::array> bias_;
+  std::optional<mlx::core::array> weight_, bias_;
   // Those of a quantized layer.
-  std::optional<mlx::core::array> scales_;
-  std::optional<mlx::core::array> biases_;
-  int group_size_ = 0;
-  int bits_ = 0;
+  std::optional<mlx::core::array> scales_, biases_;
+  int group_size_ = 0, bits_ = 0;
   std::string mode_;
 };
 
 // `nn.RMSNorm`.
-struct RMSNorm {
-  static std::optional<RMSNorm> read(nanobind::handle module);
+class RMSNorm {
+ public:
+  bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x) const;
 
-  mlx::core::array weight;
-  float eps;
+ private:
+  std::optional<mlx::core::array> weight_;
+  float eps_ = 0;
 };
 
 // `nn.RoPE`.
-struct RoPE {
-  static std::optional<RoPE> read(nanobind::handle module);
+class RoPE {
+ public:
+  bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x, const mlx::core::array& offset) const;
 
-  int dims;
-  bool traditional;
-  float base;
-  float scale;
+ private:
+  int dims_ = 0;
+  bool traditional_ = false;
+  float base_ = 0, scale_ = 0;
 };
 
 // `nn.Conv1d`.
-struct Conv1d {
-  static std::optional<Conv1d> read(nanobind::handle module);
+class Conv1d {
+ public:
+  bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x) const;
 
-  mlx::core::array weight;
-  std::optional<mlx::core::array> bias;
-  int stride, padding, dilation, groups;
+ private:
+  std::optional<mlx::core::array> weight_, bias_;
+  int stride_ = 0, padding_ = 0, dilation_ = 0, groups_ = 0;
 };
 
 }  // namespace zmlx::python

@@ -21,17 +21,14 @@ class ArraysCache {
  public:
   explicit ArraysCache(nb::handle cache) : cache_(cache) {}
 
-  // The first array; nothing if there is none yet, or if sequences are padded.
-  std::optional<mx::array> read() {
+  // The first array. False if there is none yet, or if sequences are padded.
+  bool read(std::optional<mx::array>& state) {
     static const Names& names = *new Names;
-    const nb::object lengths = attribute(cache_, names.lengths);
-    const nb::object left_padding = attribute(cache_, names.left_padding);
     arrays_ = attribute(cache_, names.cache);
-    if (!lengths.is_none() || !left_padding.is_none() || !arrays_.is_valid() ||
-        !PyList_CheckExact(arrays_.ptr()) || PyList_GET_SIZE(arrays_.ptr()) == 0) {
-      return std::nullopt;
-    }
-    return read_array(PyList_GET_ITEM(arrays_.ptr(), 0));
+    return attribute(cache_, names.lengths).is_none() &&
+           attribute(cache_, names.left_padding).is_none() && arrays_.is_valid() &&
+           PyList_CheckExact(arrays_.ptr()) && PyList_GET_SIZE(arrays_.ptr()) > 0 &&
+           python::read(PyList_GET_ITEM(arrays_.ptr(), 0), state) && state->ndim() == 3;
   }
 
   void write(const mx::array& state) {
@@ -65,51 +62,44 @@ class ShortConv {
   // The output of the module, or None where its own `__call__` has to be taken: without a state
   // yet, with padding, and where `obstacle` says so. Then nothing has happened yet.
   nb::object call(nb::handle module, nb::handle x, nb::handle mask, nb::handle cache) const {
-    const auto input = read_input(x);
-    if (!input || !mask.is_none() || cache.type().ptr() != arrays_cache_.ptr()) {
+    std::optional<mx::array> input, state;
+    if (!read_input(x, input) || !mask.is_none() || cache.type().ptr() != arrays_cache_.ptr()) {
       return nb::none();
     }
     ArraysCache arrays(cache);
-    const auto state = arrays.read();
-    const char* obstacle = "";
-    const auto m = read(module, obstacle);
-    if (!state || state->ndim() != 3 || !m) {
+    Module m;
+    if (!arrays.read(state) || read(module, m) != nullptr) {
       return nb::none();
     }
-    const auto parts = mx::split(m->in_proj(*input), 3, -1);
+    const auto parts = mx::split(m.in_proj(*input), 3, -1);
     const auto Bx = mx::concatenate({*state, mx::multiply(parts[0], parts[2])}, 1);
-    arrays.write(mx::slice(Bx, mx::Shape{0, 1 - m->length, 0}, Bx.shape(), mx::Shape(3, 1)));
-    return nb::cast(m->out_proj(mx::multiply(parts[1], m->conv(Bx))));
+    arrays.write(mx::slice(Bx, mx::Shape{0, 1 - m.length, 0}, Bx.shape(), mx::Shape(3, 1)));
+    return nb::cast(m.out_proj(mx::multiply(parts[1], m.conv(Bx))));
   }
 
   // Why a module has to be called itself, or "".
   std::string obstacle(nb::handle module) const {
-    const char* obstacle = "";
-    read(module, obstacle);
-    return obstacle;
+    Module m;
+    const char* reason = read(module, m);
+    return reason != nullptr ? reason : "";
   }
 
  private:
   struct Module {
     Linear in_proj, out_proj;
     Conv1d conv;
-    int length;
+    int length = 0;
   };
 
-  std::optional<Module> read(nb::handle module, const char*& obstacle) const {
-    auto in_proj = Linear::read(entry(module, in_proj_));
-    auto out_proj = Linear::read(entry(module, out_proj_));
-    if (!in_proj || !out_proj) {
-      obstacle = "a projection is not nn.Linear or nn.QuantizedLinear";
-      return std::nullopt;
+  // Reads a module as it is now. Null, or why it has to be called itself.
+  const char* read(nb::handle module, Module& m) const {
+    if (!m.in_proj.read(entry(module, in_proj_)) || !m.out_proj.read(entry(module, out_proj_))) {
+      return "a projection is not nn.Linear or nn.QuantizedLinear";
     }
-    auto conv = Conv1d::read(entry(module, conv_));
-    const auto length = read_int(attribute(module, length_));
-    if (!conv || !length) {
-      obstacle = "its convolution is not nn.Conv1d";
-      return std::nullopt;
+    if (!m.conv.read(entry(module, conv_)) || !python::read(attribute(module, length_), m.length)) {
+      return "its convolution is not nn.Conv1d";
     }
-    return Module{std::move(*in_proj), std::move(*out_proj), std::move(*conv), *length};
+    return nullptr;
   }
 
   nb::object in_proj_, conv_, out_proj_, length_;
@@ -127,8 +117,8 @@ Args:
     roles: the attributes that play each part: "in_proj", "conv", "out_proj", "L_cache".
     arrays_cache: mlx-lm's class ``ArraysCache``.
 )")
-      .def("__call__", &ShortConv::call, "module"_a, "x"_a, "mask"_a.none(), "cache"_a.none(),
-           "What the module computes, or None if it has to be called itself.")
+      .def("__call__", &ShortConv::call, "module"_a, "x"_a.none(), "mask"_a.none(),
+           "cache"_a.none(), "What the module computes, or None if it has to be called itself.")
       .def("obstacle", &ShortConv::obstacle, "module"_a,
            "Why a module has to be called itself, or ''.");
 }

@@ -1,4 +1,4 @@
-"""What mlx-lm's models write in their attention modules: the code that the pattern "attention" knows.
+"""What mlx-lm writes in attention modules: the code that the pattern "attention" knows.
 
 None of this runs. `zmlx.patch.same_code` compares methods with it.
 """
