@@ -169,14 +169,15 @@ CONFIGS = {
 
 
 def build(name, *, group_size=32, bits=4, mode="affine", dtype=mx.float32, seed=0, sizes=None):
-    """A quantized random model of `mlx_lm.models.<name>`, with weights that make its routers and
-    norms do something. `sizes` overrides arguments."""
+    """A random model of `mlx_lm.models.<name>`, quantized unless `bits` is None, with weights that
+    make its routers and norms do something. `sizes` overrides arguments."""
     mx.random.seed(seed)
     module = importlib.import_module(f"mlx_lm.models.{name}")
-    arguments = {"model_type": name, **_COMMON, **CONFIGS[name], **(sizes or {})}
+    arguments = {"model_type": name, **_COMMON, **CONFIGS.get(name, {}), **(sizes or {})}
     model = module.Model(module.ModelArgs.from_dict(arguments))
     model.update(_scrambled(model))
-    nn.quantize(model, group_size, bits, mode=mode)
+    if bits is not None:
+        nn.quantize(model, group_size, bits, mode=mode)
     model.set_dtype(dtype)
     mx.eval(model.parameters())
     return model
