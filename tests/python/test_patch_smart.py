@@ -81,7 +81,7 @@ def test_never_slower_than_stock(model, monkeypatch, bearable):
 def test_candidates(model, seconds):
     seconds(lambda patterns: (1.0, 1.0 / (1 + len(patterns))))
     assert run(model, patterns="dense").patterns == ("dense",)
-    absent = (*MOE, "dense_swiglu")  # the model has no dense layers
+    absent = (*MOE, "dense_swiglu", "attention")  # no dense layers, and no GPU
     assert run(model, exclude=MOE).patterns == tuple(n for n in PATTERNS if n not in absent)
     dense_only = run(build("llama"))
     assert not set(MOE) & set(dense_only.patterns)
