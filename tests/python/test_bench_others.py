@@ -90,12 +90,20 @@ def example_capsules():
         ],
     }  # fmt: skip
     runs = [measurement("any", "stock", "s", [1.0])]
+    runs += [
+        measurement(what, variant, "s", [24e-6 * micro], {"tokens": 4})
+        for what, variant, micro in (
+            ("steady", "stock", 120), ("steady", "patched", 40), ("alone", "stock", 170),
+            ("alone", "patched", 90),
+        )
+    ]  # fmt: skip
     for kind, parameters, results in (
         ("moe_layer", {"shape": shape}, {"cases": [layer]}),
         ("add_rms_norm", {"megabytes": 64}, {"cases": [norm]}),
         ("decode", {"model": "tiny"}, {"format": "4-bit", "cases": [speed],
                                        "memory": {"float32": peaks}}),
         ("validate", {"model": "tiny"}, {"formats": [entry]}),
+        ("cuda_layer", {"layers": 24, "type": "bfloat16"}, {"4": {"equal": True}}),
     ):  # fmt: skip
         yield make_capsule(
             kind, "example", parameters=parameters, measurements=runs, results=results
@@ -115,6 +123,7 @@ def test_every_number_of_the_tables_comes_from_a_capsule(capsule_folder):
     text = report.capsule_tables(capsule_folder)
     for found in ("| 1.00 | 25.0 | 85 % | 88 | 312x | 31x |", "| 10.00 | 27.0 | 90 % | 2.5x |",
                   "| 110.0 | 330.0 | 3.0x | +1.2 % |", "500 identical (float32)",
+                  "| 4 | 120 | 40 | 3.0x | 170 | 90 | yes |",
                   "patched, one token at a time | 1.10e-03 | 2 of 181 |"):  # fmt: skip
         assert found in text
     for path in capsule_folder.iterdir():

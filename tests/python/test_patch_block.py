@@ -6,8 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from patch_models import build
-from zmlx.patch import patch, report, unpatch
 from zmlx.patch import moe_block as pattern
+from zmlx.patch import patch, report, unpatch
 
 FAMILIES = ("qwen3_moe", "mixtral", "lfm2_moe", "gpt_oss")
 ON_GPU = mx.default_device() != mx.cpu

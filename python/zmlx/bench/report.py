@@ -82,6 +82,32 @@ def _layer_table(capsules: list[dict[str, Any]]) -> list[str]:
     return markdown_table(header, rows, right=range(4, len(header)))
 
 
+def _chain_table(capsules: list[dict[str, Any]]) -> list[str]:
+    header = ["Layer", "Type", "M", "MLX, us", "Patched, us", "Ratio", "MLX alone, us",
+              "Patched alone, us", "Same bits"]  # fmt: skip
+    rows = []
+    for capsule in capsules:
+        micro = 1e6 / capsule["parameters"]["layers"]
+        medians = {
+            (m["name"], m["variant"], m["case"]["tokens"]): micro * m["median"]
+            for m in capsule["measurements"]
+            if m["name"] in ("steady", "alone")
+        }
+        for tokens, found in capsule["results"].items():
+            times = [
+                medians[what, variant, int(tokens)]
+                for what in ("steady", "alone")
+                for variant in ("stock", "patched")
+            ]
+            cells = [f"{time:.0f}" for time in times]
+            cells.insert(2, _times(times[0] / times[1]))
+            rows.append(
+                [capsule["label"], capsule["parameters"]["type"], tokens, *cells]
+                + ["yes" if found["equal"] else "no"]
+            )
+    return markdown_table(header, rows, right=range(2, len(header) - 1))
+
+
 def _norm_table(capsules: list[dict[str, Any]]) -> list[str]:
     header = ["Inputs", "Type", "Time, ms", "GB/s", "of copy bandwidth", "vs MLX"]
     rows = [
@@ -101,7 +127,7 @@ def _norm_table(capsules: list[dict[str, Any]]) -> list[str]:
 
 def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
     header = ["Model", "Weights", "Type", "", "Stock, tokens/s", "Patched, tokens/s", "Ratio",
-              "Peak memory"]  # fmt: skip
+              "Peak memory", "Same tokens"]  # fmt: skip
     rows = []
     for capsule in capsules:
         results = capsule["results"]
@@ -124,9 +150,20 @@ def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
                         f"{case[f'{phase}_patched']:.1f}",
                         _times(case[f"{phase}_ratio"]),
                         memory,
+                        _same_tokens(case),
                     ]
                 )
-    return markdown_table(header, rows, right=range(4, len(header)))
+    return markdown_table(header, rows, right=range(4, len(header) - 1))
+
+
+def _same_tokens(case: dict[str, Any]) -> str:
+    """Where that was compared: how many of the generated tokens came before the first different one
+    of their run."""
+    if "tokens_compared" not in case or not case.get("same_tokens_judged", True):
+        return "-"
+    if case["same_tokens"]:
+        return f"{case['tokens_compared']} of {case['tokens_compared']}"
+    return f"{case['tokens_compared']} of {case['tokens_generated']}"
 
 
 def _validate_table(capsules: list[dict[str, Any]]) -> list[str]:
@@ -164,6 +201,7 @@ def _times(ratio: float | None) -> str:
 
 
 _TABLES = {
+    "cuda_layer": ("Experts of a chain of 24 layers on a GPU, a layer", _chain_table),
     "moe_layer": ("One MoE layer", _layer_table),
     "add_rms_norm": ("`add_rms_norm`", _norm_table),
     "decode": ("Decoding of a whole model", _decode_table),
