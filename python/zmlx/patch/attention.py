@@ -16,23 +16,39 @@ from types import SimpleNamespace
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.cache import ArraysCache, KVCache
 
 from zmlx import _ext
-from zmlx.patch import attention_code
-from zmlx.patch.same_code import roles
+from zmlx.patch.known_code import roles
 from zmlx.patch.session import on_gpu
 
 # On the CPU there is nothing to gain, and layers have patterns of their own. Tests set this.
 ON_CPU = False
 
-# Where known code normalises queries and keys.
-_NORMS = {
-    attention_code.plain: "none",
-    attention_code.head_norms: "heads",
-    attention_code.optional_head_norms: "heads",
-    attention_code.width_norms: "width",
-}
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_HEADS = ("n_heads", "n_kv_heads")
+_REST = ("rope", "scale", "o_proj")
+
+# By the digest of a shape: where queries and keys are normalised, or that it is a short
+# convolution, and the parts that its attributes play.
+_KNOWN = {
+    # llama and many others
+    "fa01477898d25a9e": ("none", (*_PROJECTIONS, *_HEADS, *_REST)),
+    # qwen3, qwen3_moe, lfm2, lfm2_moe
+    "274109e7985d4e6b": (
+        "heads", (*_PROJECTIONS, "q_norm", "n_heads", "k_norm", "n_kv_heads", *_REST)
+    ),
+    # glm4_moe
+    "e5cb59edea200bcf": (
+        "heads", (*_PROJECTIONS, *_HEADS, "use_qk_norm", "q_norm", "k_norm", *_REST)
+    ),
+    # olmoe, olmo2
+    "72356a9c3f31363d": ("width", (*_PROJECTIONS, "q_norm", "k_norm", *_HEADS, *_REST)),
+    # lfm2, lfm2_moe
+    "f182fd2002714664": ("short_conv", ("in_proj", "L_cache", "args", "conv", "out_proj")),
+}  # fmt: skip
+_MEANT = {"mx": mx, "scaled_dot_product_attention": scaled_dot_product_attention}
 
 
 @functools.cache
@@ -55,16 +71,15 @@ def builder(cls):
     """What builds the calls of a class's modules, and why there is none: `(builder, "")` or
     `(None, reason)`."""
     method = cls.__dict__.get("__call__")
-    for code, norms in _NORMS.items():
-        names = roles(method, code)
-        if names is not None:
-            build = _ext.Attention(names, norms, KVCache)
-            return _tried(build, cls, _attention_parts(names, norms), KVCache, "causal")
-    names = roles(method, attention_code.short_conv)
-    if names is not None:
+    found = method and roles(method, _KNOWN, _MEANT)
+    if not found:
+        return None, "its code is none that is known"
+    kind, names = found
+    if kind == "short_conv":
         build = _ext.ShortConv(names, ArraysCache)
         return _tried(build, cls, _short_conv_parts(names), lambda: ArraysCache(1), None)
-    return None, "its code is none that is known"
+    build = _ext.Attention(names, kind, KVCache)
+    return _tried(build, cls, _attention_parts(names, kind), KVCache, "causal")
 
 
 def apply(places, session):

@@ -6,51 +6,43 @@ sums are computed with the norms after them, the second one with the first norm 
 """
 
 import functools
-from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from zmlx import fast
-from zmlx.patch.known_code import call_digest
+from zmlx.patch.known_code import roles
 from zmlx.patch.seam import ResidualSum, pending_sum
 
 _add_rms_norm = fast.add_rms_norm
 _rms_norm = mx.fast.rms_norm
 
 
-@dataclass(frozen=True)
-class Known:
-    """Names of a layer's parts. There are several mixers where a layer has one of them."""
-
-    mixers: tuple
-    feed_forward: str
-    norms: tuple
-
-    def parts(self, layer):
-        """Names of the layer's mixer, feed-forward part and two norms; None if it lacks one."""
-        mixer = next((name for name in self.mixers if layer.get(name) is not None), None)
-        names = (mixer, self.feed_forward, *self.norms)
-        return None if None in map(layer.get, names) else names
-
-
-_NORMS = ("input_layernorm", "post_attention_layernorm")
-
-# By the digest of a class's `__call__`.
+# By the digest of a shape: mixers, of which a layer has one, and the parts that attributes play.
 _KNOWN = {
-    "285515860952a24c": Known(("self_attn",), "mlp", _NORMS),  # qwen3_moe and many others
-    "998ddecd64b8d3d9": Known(("self_attn",), "block_sparse_moe", _NORMS),  # mixtral
-    "f31af1f96b8bd8cd": Known(  # lfm2, lfm2_moe
-        ("self_attn", "conv"), "feed_forward", ("operator_norm", "ffn_norm")
+    # qwen3_moe, mixtral and many others
+    "d90297f4cde3bf2a": (("mixer",), ("mixer", "first", "feed_forward", "second")),
+    # the same in other words: olmoe
+    "975f50abf0a6431c": (("mixer",), ("mixer", "first", "feed_forward", "second")),
+    # lfm2, lfm2_moe
+    "042b7e3d734af953": (
+        ("attention", "convolution"),
+        ("is_attention", "attention", "first", "convolution", "feed_forward", "second"),
     ),
 }
 
 
 def known(layer):
-    """The names of a layer's parts if its code is known and its norms are MLX's, else None."""
-    names = _KNOWN.get(call_digest(type(layer)))
-    parts = names and names.parts(layer)
-    if not parts:
+    """Names of a layer's mixer, feed-forward part and two norms, if its code is known and its norms
+    are MLX's; else None."""
+    call = type(layer).__dict__.get("__call__")
+    found = call and roles(call, _KNOWN, {})
+    if not found:
+        return None
+    mixers, names = found
+    mixer = next((names[part] for part in mixers if layer.get(names[part]) is not None), None)
+    parts = mixer, names["feed_forward"], names["first"], names["second"]
+    if None in parts or None in map(layer.get, parts):
         return None
     return parts if all(isinstance(layer[name], nn.RMSNorm) for name in parts[2:]) else None
 

@@ -70,7 +70,7 @@ def _gpt_oss_block(block):
     if block.sharding_group is not None:
         return "its experts are shared out among machines"
     topk = getattr(sys.modules[type(block).__module__], "mlx_topk", None)
-    if topk is None or code_digest(topk) != "089d98a022604da6":
+    if topk is None or code_digest(topk) != "2150817504b8e489":
         return "its mlx_topk is not the one known"
     route = {"score": "topk_softmax", "order": "ascending", "k": block.num_experts_per_tok}
     return Known(route, "router", "experts")
@@ -78,11 +78,11 @@ def _gpt_oss_block(block):
 
 # By the digest of a class's `__call__`.
 _KNOWN = {
-    "454487aee330f298": _softmax_block,  # qwen3_moe
-    "6941fea0aecbb5f1": _topk_softmax_block,  # mixtral
-    "538c13a012cf01dc": functools.partial(_topk_softmax_block, router="router"),  # jamba
-    "deb87d686d99e74b": _lfm2_block,  # lfm2_moe
-    "e2c32c6a32f9944d": _gpt_oss_block,  # gpt_oss
+    "cf79be9d0d77da0d": _softmax_block,  # qwen3_moe
+    "792f696ac9d14e76": _topk_softmax_block,  # mixtral
+    "2661e1ef077cd09c": functools.partial(_topk_softmax_block, router="router"),  # jamba
+    "b0882113b78d92ff": _lfm2_block,  # lfm2_moe
+    "9cb7e64485fca559": _gpt_oss_block,  # gpt_oss
 }
 
 
