@@ -22,6 +22,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 from zmlx import _ext
 from zmlx.patch.known_code import roles
 from zmlx.patch.session import on_gpu
+from zmlx.patch.trial import bare
 
 # On the CPU there is nothing to gain, and layers have patterns of their own. Tests set this.
 ON_CPU = False
@@ -105,7 +106,7 @@ def _tried(build, cls, parts, new_cache, mask):
     """`builder`'s result: `build`, if it computes on a tiny instance what `cls` does."""
     try:
         with mx.stream(mx.cpu):
-            module = _bare(cls, **parts)
+            module = bare(cls, **parts)
             if build.obstacle(module) or not _same(build, module, new_cache, mask):
                 return None, "this version of mlx-lm computes it differently"
     except Exception as error:  # whatever changed, it is not what is built here
@@ -156,7 +157,7 @@ def _short_conv_parts(names):
     conv = {"stride": 1, "padding": 0, "dilation": 1, "groups": 32}
     parts = {
         "in_proj": _quantized(32, 96, bias=True),
-        "conv": _bare(nn.Conv1d, weight=_wave(32, 3, 1), bias=_wave(32), **conv),
+        "conv": bare(nn.Conv1d, weight=_wave(32, 3, 1), bias=_wave(32), **conv),
         "out_proj": _dense(32, 32, bias=True),
         "L_cache": 3,
         "args": SimpleNamespace(hidden_size=32),
@@ -165,13 +166,13 @@ def _short_conv_parts(names):
 
 
 def _dense(width, outputs, bias=False):
-    return _bare(nn.Linear, weight=_wave(outputs, width), **_bias(outputs, bias))
+    return bare(nn.Linear, weight=_wave(outputs, width), **_bias(outputs, bias))
 
 
 def _quantized(width, outputs, bias=False):
     w, scales, biases = mx.quantize(_wave(outputs, width), 32, 8)
     options = {"group_size": 32, "bits": 8, "mode": "affine", **_bias(outputs, bias)}
-    return _bare(nn.QuantizedLinear, weight=w, scales=scales, biases=biases, **options)
+    return bare(nn.QuantizedLinear, weight=w, scales=scales, biases=biases, **options)
 
 
 def _bias(outputs, bias):
@@ -180,12 +181,3 @@ def _bias(outputs, bias):
 
 def _wave(*shape):
     return mx.sin(mx.arange(1.0, 1.0 + math.prod(shape))).reshape(shape)
-
-
-def _bare(cls, **attributes):
-    """An instance without running the class's __init__, which would use up random numbers."""
-    module = cls.__new__(cls)
-    nn.Module.__init__(module)
-    for name, value in attributes.items():
-        setattr(module, name, value)
-    return module

@@ -16,6 +16,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 from zmlx import fast
 from zmlx.patch.combine_form import combine_form
 from zmlx.patch.seam import ExpertOutputs
+from zmlx.patch.trial import bare
 
 _gather_qmm_swiglu = fast.gather_qmm_swiglu
 _gather_qmm_combine = fast.gather_qmm_combine
@@ -209,7 +210,7 @@ def _switch_glu_is_known():
 
 def _tiny_switch_glu():
     """What a small `SwitchGLU` with biases computes, and what this module takes it to compute."""
-    module = _bare(SwitchGLU, activation=lambda up, gate: up + 2 * gate)
+    module = bare(SwitchGLU, activation=lambda up, gate: up + 2 * gate)
     dense = {}
     for n, name in enumerate(("gate_proj", "up_proj", "down_proj")):
         w = mx.sin(mx.arange(2 * 32 * 32) + n).reshape(2, 32, 32)
@@ -217,7 +218,7 @@ def _tiny_switch_glu():
         bias = mx.cos(mx.arange(2 * 32) + n).reshape(2, 32)
         options = {"group_size": 32, "bits": 8, "mode": "affine", "global_scale": None}
         weights = {"weight": w, "scales": scales, "biases": biases, "bias": bias}
-        module[name] = _bare(QuantizedSwitchLinear, **options, **weights)
+        module[name] = bare(QuantizedSwitchLinear, **options, **weights)
         dense[name] = mx.dequantize(w, scales, biases, group_size=32, bits=8), bias
     x = mx.sin(3 * mx.arange(3 * 32)).reshape(1, 3, 32)
     indices = mx.array([[[0, 1], [1, 1], [1, 0]]])
@@ -229,15 +230,6 @@ def _tiny_switch_glu():
     rows = mx.expand_dims(x, -2)
     want = product("down_proj", product("up_proj", rows) + 2 * product("gate_proj", rows))
     return module(x, indices), want
-
-
-def _bare(cls, **attributes):
-    """An instance without running the class's __init__, which would use up random numbers."""
-    module = cls.__new__(cls)
-    nn.Module.__init__(module)
-    for name, value in attributes.items():
-        setattr(module, name, value)
-    return module
 
 
 def apply(places, session):
