@@ -9,7 +9,6 @@ import functools
 import sys
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx_lm.models.activations import SwigluOAI
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU, SwitchMLP
 
