@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -78,8 +79,12 @@ void write_file(const std::string& path, const std::string& text) {
   if (!whole || std::rename(partial.c_str(), path.c_str()) != 0) std::remove(partial.c_str());
 }
 
-/// A compiled source, from its file if there is one. The file begins with the source itself, so
-/// that neither another source of the same hash nor half a file is taken for it.
+std::string file_text(const std::string& head, const std::string& image) {
+  return head + std::to_string(image.size()) + "\n" + image;
+}
+
+/// A compiled source, from its file if there is one. The file holds the source and the size as
+/// well, so that neither another source of the same hash nor half a file is taken for it.
 std::string compiled(const std::string& source, int compute_capability) {
   int major = 0, minor = 0;
   api().nvrtcVersion(&major, &minor);
@@ -90,11 +95,14 @@ std::string compiled(const std::string& source, int compute_capability) {
                 static_cast<unsigned long long>(hash_of(head)));
   const auto path = cache_folder().empty() ? "" : cache_folder() + name;
   if (!path.empty()) {
-    auto text = read_file(path);
-    if (text.size() > head.size() && text.starts_with(head)) return text.substr(head.size());
+    const auto text = read_file(path);
+    if (text.starts_with(head)) {
+      auto image = text.substr(std::min(text.find('\n', head.size()), text.size() - 1) + 1);
+      if (text == file_text(head, image)) return image;
+    }
   }
   auto image = compile(source, compute_capability);
-  if (!path.empty()) write_file(path, head + image);
+  if (!path.empty()) write_file(path, file_text(head, image));
   return image;
 }
 
