@@ -14,7 +14,7 @@ help:
 	@echo "make build   the library, its tests and the Python extension, in place"
 	@echo "make bench   the benchmarks behind the README's tables (tens of minutes; needs a quiet machine)"
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
-	@echo "make asan    C++ tests under address and undefined-behaviour sanitizers"
+	@echo "make asan    C++ tests under address and undefined-behaviour sanitizers (some five minutes)"
 	@echo "make wheel   a wheel in dist/, installed into a fresh environment and tried"
 
 $(STAMP): scripts/setup.sh pyproject.toml

@@ -12,7 +12,8 @@ if(ZMLX_SANITIZE)
   # Instrumented, each target takes minutes to compile; one source serves all of them.
   target_compile_definitions(zmlx PRIVATE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_AVX3)")
   # So do the checks that sit on every vector access, which the address sanitizer looks at as well.
-  set_source_files_properties(src/cpu/block_product.cpp PROPERTIES COMPILE_OPTIONS
+  file(GLOB ZMLX_FORMAT_SOURCES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/cpu/formats/*.cpp")
+  set_source_files_properties(${ZMLX_FORMAT_SOURCES} PROPERTIES COMPILE_OPTIONS
     "-fno-sanitize=null;-fno-sanitize=alignment;-fno-sanitize=object-size;-fno-sanitize=pointer-overflow")
 else()
   target_compile_definitions(zmlx PRIVATE HWY_DISABLED_TARGETS=HWY_SSSE3)

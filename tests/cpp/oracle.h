@@ -16,7 +16,7 @@ namespace zmlx::testing {
 namespace mx = mlx::core;
 
 /// Sanitizers look for bad accesses, which fewer activations find as well, and take their time.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(ZMLX_SANITIZED)
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;
