@@ -1,5 +1,5 @@
 # MLX, from the Python that CMake finds unless MLX_ROOT says otherwise; Highway, from the system or
-# fetched; OpenMP.
+# fetched; threads.
 
 find_package(Python 3.10 COMPONENTS Interpreter Development.Module REQUIRED)
 if(NOT MLX_ROOT)
@@ -13,7 +13,7 @@ if(NOT MLX_ROOT)
 endif()
 find_package(MLX CONFIG REQUIRED)
 
-find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(Threads REQUIRED)
 
 find_package(hwy 1.0.3 CONFIG QUIET)
 if(hwy_FOUND)

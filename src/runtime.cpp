@@ -1,7 +1,7 @@
 #include "zmlx/runtime.h"
 
-#include <omp.h>
-
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -23,22 +23,25 @@ namespace {
 
 using Buffer = hwy::AlignedFreeUniquePtr<uint8_t[]>;
 
-/// Seconds of each of `repeats` calls of body(thread's first byte, thread's bytes), after one more.
+/// What a thread takes at a time when the bandwidth is measured.
+constexpr size_t kBlockBytes = size_t{1} << 20;
+
+/// Seconds of each of `repeats` passes of body(first byte, bytes) over all blocks, after one more.
 template <typename Body>
 std::vector<double> time_passes(size_t bytes, int threads, int repeats, const Body& body) {
   if (threads < 1 || repeats < 1) {
     throw std::invalid_argument("threads and repeats must be at least 1.");
   }
-  const size_t share = bytes / threads / 1024 * 1024;
+  const size_t block = std::min(kBlockBytes, bytes / 1024 * 1024);
+  const size_t blocks = block > 0 ? bytes / block : 0;
   std::vector<double> seconds;
   for (int i = 0; i <= repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    cpu::on_threads(threads,
-                    [&] { body(static_cast<size_t>(omp_get_thread_num()) * share, share); });
+    cpu::parallel_for(threads, blocks, [&](size_t b) { body(b * block, block); });
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     if (i > 0) {
-      // What rounding to whole shares left out is scaled back in.
-      const double done = static_cast<double>(share) * threads;
+      // What rounding to whole blocks left out is scaled back in.
+      const auto done = static_cast<double>(std::max<size_t>(1, blocks * block));
       seconds.push_back(elapsed.count() * static_cast<double>(bytes) / done);
     }
   }
@@ -81,11 +84,9 @@ std::vector<double> read_bandwidth(size_t bytes, int threads, int repeats) {
   auto buffer = hwy::AllocateAligned<uint8_t>(bytes);
   if (!buffer) throw std::bad_alloc();
   std::memset(buffer.get(), 1, bytes);
-  uint64_t sink = 0;
+  std::atomic<uint64_t> sink{0};
   auto seconds = time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {
-    const uint64_t value = cpu::read_all(buffer.get() + begin, size);
-#pragma omp atomic
-    sink += value;
+    sink += cpu::read_all(buffer.get() + begin, size);
   });
   volatile uint64_t keep = sink;
   (void)keep;

@@ -1,14 +1,6 @@
 """Fused mixture-of-experts primitives for MLX, and ``patch`` to put them under mlx-lm's models."""
 
-import os as _os
-
 from zmlx import _compatibility
-
-# Threads of OpenMP that spin while they wait take the core that builds the next graph. Read by the
-# OpenMP library when it is loaded, so it must be set before the extension is; what the user has set
-# stands.
-if "OMP_WAIT_POLICY" not in _os.environ:
-    _os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _compatibility.check_mlx_present()
 

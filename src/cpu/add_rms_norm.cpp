@@ -70,17 +70,12 @@ void add_rms_norm(const AddRmsNormArgs& args) {
   HWY_DYNAMIC_DISPATCH(WeightFloats)(args, padded, weight.get());
   const size_t bytes = args.rows * args.D * (size_of(args.type) + size_of(args.normed_type));
   const bool stream = bytes > kStreamBytes;
-  const auto chunk = static_cast<int64_t>(std::max<size_t>(1, 16384 / args.D));
-  const auto chunks = (static_cast<int64_t>(args.rows) + chunk - 1) / chunk;
-  on_threads(threads_for(2.0 * static_cast<double>(bytes), 0), [&] {
+  const size_t chunk = std::max<size_t>(1, 16384 / args.D);
+  const size_t chunks = (args.rows + chunk - 1) / chunk;
+  parallel_for(threads_for(2.0 * static_cast<double>(bytes), 0), chunks, [&](size_t c) {
     auto plain = hwy::AllocateAligned<float>(padded);
-#pragma omp for schedule(static)
-    for (int64_t c = 0; c < chunks; ++c) {
-      const auto end = std::min((c + 1) * chunk, static_cast<int64_t>(args.rows));
-      HWY_DYNAMIC_DISPATCH(RmsNormRows)
-      (args, stream, weight.get(), static_cast<size_t>(c * chunk), static_cast<size_t>(end),
-       plain.get());
-    }
+    HWY_DYNAMIC_DISPATCH(RmsNormRows)
+    (args, stream, weight.get(), c * chunk, std::min((c + 1) * chunk, args.rows), plain.get());
   });
 }
 

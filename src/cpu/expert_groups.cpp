@@ -131,23 +131,14 @@ void GroupProduct::run(size_t block, bool groups_in_order, const Unit& unit) con
       unit(grouping.groups[wave.begin + g], prepared[g], b * block,
            std::min(experts.N, (b + 1) * block));
     };
-    const auto work = [&] {
-      const auto rows = static_cast<int64_t>(group_of_row.size());
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t row = 0; row < rows; ++row) prepare(static_cast<size_t>(row));
-      if (groups_in_order) {
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t b = 0; b < static_cast<int64_t>(blocks); ++b) {
-          for (size_t g = 0; g < count; ++g) multiply(g, static_cast<size_t>(b));
-        }
-      } else {
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < static_cast<int64_t>(blocks * count); ++i) {
-          multiply(static_cast<size_t>(i) / blocks, static_cast<size_t>(i) % blocks);
-        }
-      }
-    };
-    on_threads(threads(), work);
+    parallel_for(threads(), group_of_row.size(), prepare);
+    if (groups_in_order) {
+      parallel_for(threads(), blocks, [&](size_t b) {
+        for (size_t g = 0; g < count; ++g) multiply(g, b);
+      });
+    } else {
+      parallel_for(threads(), blocks * count, [&](size_t i) { multiply(i / blocks, i % blocks); });
+    }
   }
 }
 

@@ -265,6 +265,20 @@ HWY_NOINLINE void MultiplyPartialUnit(size_t planes, const float* header, size_t
   }
 }
 
+/// Fetches the scales and biases of as many rows, some way ahead of row n: each tile begins with
+/// them, and from memory they cost it a twentieth to a tenth of its time.
+template <Format kFormat>
+HWY_INLINE void FetchGroups(const Experts& experts, size_t expert, size_t n, size_t rows) {
+  constexpr size_t kRowsAhead = 16;
+  const auto fetch = [&](const Table& table) HWY_ATTR {
+    const size_t bytes = experts.groups() * size_of(table.type);
+    const auto* from = static_cast<const uint8_t*>(table.row(expert, n + kRowsAhead));
+    for (size_t i = 0; i < rows * bytes; i += 64) hwy::Prefetch(from + i);
+  };
+  fetch(experts.scales);
+  if (is_affine(kFormat)) fetch(experts.biases);
+}
+
 /// kRows rows of weights times one row of activations.
 template <Format kFormat, Spread kSpread, int kRows>
 HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n,
@@ -285,6 +299,7 @@ HWY_NOINLINE void FixedPointTile(const Experts& experts, size_t expert, size_t n
   for (size_t chunk = 0; chunk < layout.chunks; ++chunk) {
     const size_t g = chunk * kChunkGroups, u0 = chunk * layout.chunk_units;
     const size_t count = HWY_MIN(kChunkGroups, groups - g);
+    FetchGroups<kFormat>(experts, expert, n, kRows);
     const GroupContext context{row_sums + layout.group_sums() + g,
                                headers + layout.unit_scales() + u0};
     VF bias_sum[kRows];

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <array>
-#include <atomic>
-#include <cstdint>
+#include <cstddef>
 
 /// Threads of the CPU kernels.
 namespace zmlx::cpu {
@@ -14,48 +12,16 @@ void set_max_threads(int threads);
 /// Threads worth waking for reading `bytes` or doing `flops`: waking one costs some microseconds.
 int threads_for(double bytes, double flops);
 
-/// Keeps the threads of one parallel region on cores of their own.
-///
-/// Linux may wake a worker on its waker's core and leave it there for milliseconds while another
-/// core idles, so that two threads take as long as one: on two cores of a virtual machine that
-/// happened in most calls that followed a pause. So the caller bars its workers of last time from
-/// its own core before it wakes them, which costs a microsecond when it has moved and nothing when
-/// it has not; and a worker that finds its core taken moves off.
-class Cores {
- public:
-  /// On the calling thread, before the region.
-  Cores();
-  /// On each thread of the region, first.
-  void take();
+/// Calls call(context, i) once for each i in [0, count), on the calling thread and up to `threads`
+/// - 1 workers; each begins with a range of its own. Of two callers at once the second is alone.
+void run_parallel(int threads, size_t count, void (*call)(const void* context, size_t i),
+                  const void* context) noexcept;
 
- private:
-  /// The workers of a caller's last region.
-  struct Team {
-    static constexpr int kMost = 256;
-    int core = -1;  ///< that they are barred from
-    std::atomic<int> count{0};
-    std::array<int, kMost> workers;  ///< thread ids
-  };
-  static Team& team();
-  bool claim(int core);
-  void bar_workers(int core);
-
-  static constexpr int kMaxCores = 1024;
-  std::array<std::atomic<uint64_t>, kMaxCores / 64> taken_{};
-  int caller_;  ///< thread id
-  Team& team_;
-};
-
-/// Runs body() on each of `threads` threads, where `omp for` inside it shares work among them.
+/// The same with body(i).
 template <typename Body>
-void on_threads(int threads, const Body& body) {
-  if (threads == 1) return body();
-  Cores cores;
-#pragma omp parallel num_threads(threads)
-  {
-    cores.take();
-    body();
-  }
+void parallel_for(int threads, size_t count, const Body& body) {
+  const auto call = [](const void* context, size_t i) { (*static_cast<const Body*>(context))(i); };
+  run_parallel(threads, count, call, &body);
 }
 
 }  // namespace zmlx::cpu
