@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "cpu/bandwidth.h"
+#include "cpu/huge_pages.h"
 #include "cpu/parallel.h"
 #include "cpu/target.h"
 #include "hwy/aligned_allocator.h"
@@ -25,6 +26,16 @@ using Buffer = hwy::AlignedFreeUniquePtr<uint8_t[]>;
 
 /// What a thread takes at a time when the bandwidth is measured.
 constexpr size_t kBlockBytes = size_t{1} << 20;
+
+/// Memory filled with one byte, in huge pages where there are such: the roof is the machine's, not
+/// its page tables'.
+Buffer filled(size_t bytes, uint8_t value) {
+  auto buffer = hwy::AllocateAligned<uint8_t>(bytes);
+  if (!buffer) throw std::bad_alloc();
+  std::memset(buffer.get(), value, bytes);
+  cpu::use_huge_pages(buffer.get(), bytes);
+  return buffer;
+}
 
 /// Seconds of each of `repeats` passes of body(first byte, bytes) over all blocks, after one more.
 template <typename Body>
@@ -81,9 +92,7 @@ void set_num_threads(int threads) {
 }
 
 std::vector<double> read_bandwidth(size_t bytes, int threads, int repeats) {
-  auto buffer = hwy::AllocateAligned<uint8_t>(bytes);
-  if (!buffer) throw std::bad_alloc();
-  std::memset(buffer.get(), 1, bytes);
+  const auto buffer = filled(bytes, 1);
   std::atomic<uint64_t> sink{0};
   auto seconds = time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {
     sink += cpu::read_all(buffer.get() + begin, size);
@@ -94,14 +103,16 @@ std::vector<double> read_bandwidth(size_t bytes, int threads, int repeats) {
 }
 
 std::vector<double> copy_bandwidth(size_t bytes, int threads, int repeats) {
-  auto from = hwy::AllocateAligned<uint8_t>(bytes);
-  auto to = hwy::AllocateAligned<uint8_t>(bytes);
-  if (!from || !to) throw std::bad_alloc();
-  std::memset(from.get(), 1, bytes);
-  std::memset(to.get(), 0, bytes);
+  const auto from = filled(bytes, 1);
+  const auto to = filled(bytes, 0);
   return time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {
     cpu::copy_all(from.get() + begin, size, to.get() + begin);
   });
+}
+
+size_t use_huge_pages(const mlx::core::array& a) {
+  if (!a.is_available()) return 0;
+  return cpu::use_huge_pages(a.data<char>(), a.data_size() * a.itemsize());
 }
 
 }  // namespace zmlx

@@ -42,7 +42,8 @@ NB_MODULE(_ext, m) {
       },
       "What the library was built with, as a dict of strings.");
   m.def("cpu_target", &zmlx::cpu_target,
-        "The instruction set that the CPU kernels use: 'AVX3' (AVX-512), 'AVX2', 'SSE4', 'NEON'.");
+        "The instruction set that the CPU kernels use: 'AVX3' (AVX-512), 'AVX3_VNNI', 'AVX2', "
+        "'SSE4', 'NEON'.");
   m.def("cpu_targets", &zmlx::cpu_targets,
         "The instruction sets that this build and this machine both have, best first.");
   m.def("set_cpu_target", &zmlx::set_cpu_target, "name"_a,
@@ -50,6 +51,9 @@ NB_MODULE(_ext, m) {
   m.def("num_threads", &zmlx::num_threads, "Threads that a CPU kernel may use.");
   m.def("set_num_threads", &zmlx::set_num_threads, "threads"_a,
         "Sets how many threads a CPU kernel may use.");
+  m.def("use_huge_pages", &zmlx::use_huge_pages, "a"_a,
+        "Moves an evaluated array's memory into huge pages, in place, where the system can (Linux "
+        "6.1). Returns the bytes that lie in such pages now.");
   m.def("read_bandwidth", &zmlx::read_bandwidth, "bytes"_a, "threads"_a, "repeats"_a,
         nb::call_guard<nb::gil_scoped_release>(),
         "Seconds for each of `repeats` plain reads of `bytes` bytes.");

@@ -117,9 +117,10 @@ size_t prepared_sums_stride(Format format, size_t K) {
 }
 
 size_t prepared_headers_stride(Format format, size_t K) {
-  // Three words a unit, and the shortest unit has 4 lanes of 8 weights; and four for each chunk of
-  // 256 groups of at least 16. A vector may be read past the last.
-  return has_fixed_point(format) ? padded(format, K) / 32 * 3 + (K / 4096 + 1) * 4 + 16 : 0;
+  // Two words a unit, and the shortest unit has 4 lanes of 8 weights; one each group of at least
+  // 16; and four for each chunk of 256 groups. A vector may be read past the last.
+  const size_t columns = padded(format, K);
+  return has_fixed_point(format) ? columns / 32 * 2 + columns / 16 + (K / 4096 + 1) * 4 + 16 : 0;
 }
 
 Magnitudes magnitudes_of(const void* x, Scalar type, size_t K) {

@@ -28,6 +28,12 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <Format kFormat>
 constexpr int32_t kExcess = kFormat == Format::fp4 ? 12 : 8;
 
+/// How unsigned bytes of weights meet signed bytes of activations.
+enum class ByteDot {
+  pairs,  ///< vpmaddubsw: sums of two products, in 16 bits
+  quads,  ///< vpdpbusd of AVX-512 VNNI: sums of four, added to 32 bits
+};
+
 /// A plane is two vectors of bytes: the even weights' columns of each word, then the odd ones'.
 constexpr size_t kPlaneBytes = 2 * kLanes * 4;
 
@@ -35,11 +41,18 @@ constexpr size_t kPlaneBytes = 2 * kLanes * 4;
 struct UnitHeader {
   uint32_t unit;
   float scale;  ///< the power of two that its integers are to be multiplied by
+
+  static HWY_INLINE UnitHeader At(const float* words) {
+    UnitHeader header;
+    memcpy(&header, words, sizeof(header));
+    return header;
+  }
 };
 static_assert(sizeof(UnitHeader) == 2 * sizeof(float));
 
 /// The headers of one chunk of units, sorted so that the kernel's loops are long: units of two
-/// planes, then of three, then, if the row ends in one that is not whole, that one.
+/// planes, then of three, then, if the row ends in one that is not whole, that one. In quads all
+/// units have three planes, in their own order.
 struct ChunkHeader {
   uint32_t two_end, three_end;  ///< units of the chunk before these
   uint32_t partial_planes;      ///< 0 if there is no partial unit
@@ -51,11 +64,13 @@ static_assert(sizeof(ChunkHeader) == 4 * sizeof(float));
 template <Format kFormat>
 struct FixedPointLayout {
   size_t units;
+  size_t unit_groups;  ///< groups that a unit spans, at least 1
   size_t chunk_units;  ///< whose scales and biases are converted at a time
   size_t chunks;
 
   HWY_INLINE FixedPointLayout(size_t K, size_t group_size)
       : units(Units<kFormat>(K)),
+        unit_groups(HWY_MAX(size_t{1}, UnitColumns<kFormat>() / group_size)),
         chunk_units(kChunkGroups * group_size / UnitColumns<kFormat>()),
         chunks(hwy::DivCeil(units, chunk_units)) {}
 
@@ -63,20 +78,23 @@ struct FixedPointLayout {
   // units of the unit's scale; then, for biases, the sum of activations of each group.
   size_t excess(size_t unit) const { return unit * kLanes; }
   size_t group_sums() const { return units * kLanes; }
-  // In `headers`: those of chunks, those of units, then the units' scales in the order of units.
+  // In `headers`: those of chunks, those of units, then the units' scales in the order of units,
+  // each as often as the unit spans groups.
   size_t chunk_header(size_t chunk) const { return 4 * chunk; }
   size_t unit_header(size_t i) const { return 4 * chunks + 2 * i; }
   size_t unit_scales() const { return unit_header(units); }
+  size_t unit_scale(size_t unit) const { return unit_scales() + unit * unit_groups; }
 };
 
-/// The integers of one unit: x[0, UnitColumns) = values / 2^exponent.
+/// The integers of one unit: x[0, UnitColumns) = values / 2^exponent. Of two planes where that
+/// loses nothing, if `two_planes` are of use.
 template <Format kFormat>
 struct UnitIntegers {
   HWY_ALIGN int32_t values[UnitColumns<kFormat>()];
   int exponent;
   size_t planes;
 
-  HWY_INLINE explicit UnitIntegers(const float* x) {
+  HWY_INLINE UnitIntegers(const float* x, bool two_planes) {
     const DF df;
     const DI di;
     constexpr size_t kColumns = UnitColumns<kFormat>();
@@ -102,9 +120,8 @@ struct UnitIntegers {
       bits = hn::Or(bits, integer);
       hn::Store(integer, di, values + i);
     }
-    // Two planes where that loses nothing more.
     const auto low = hn::And(bits, hn::Set(di, 255));
-    planes = hn::AllTrue(di, hn::Eq(low, hn::Zero(di))) ? 2 : 3;
+    planes = two_planes && hn::AllTrue(di, hn::Eq(low, hn::Zero(di))) ? 2 : 3;
     if (planes == 3) return;
     exponent -= 8;
     for (size_t i = 0; i < kColumns; i += kLanes) {
@@ -122,11 +139,12 @@ struct UnitIntegers {
 /// first, and kLanes words of its excess.
 /// @return its scale and the number of its planes.
 template <Format kFormat>
-HWY_INLINE std::pair<float, size_t> PrepareUnit(const float* x, float* slot, float* excess) {
+HWY_INLINE std::pair<float, size_t> PrepareUnit(const float* x, bool two_planes, float* slot,
+                                                float* excess) {
   using U = Unpack<kFormat>;
   static_assert(U::kPositions == 8 && U::Column(1, 0) == 1 && U::Column(0, 1) == 8);
   constexpr size_t kColumns = UnitColumns<kFormat>();
-  UnitIntegers<kFormat> unit(x);
+  UnitIntegers<kFormat> unit(x, two_planes);
   HWY_ALIGN int32_t lane_excess[kLanes];
   for (size_t lane = 0; lane < kLanes; ++lane) {
     int32_t sum = 0;
@@ -156,7 +174,7 @@ HWY_INLINE std::pair<float, size_t> PrepareUnit(const float* x, float* slot, flo
 /// The sum of activations of each group, from the lanes' sums, which are exact.
 template <Format kFormat>
 HWY_INLINE void SumGroups(const FixedPointLayout<kFormat>& layout, size_t K, size_t group_size,
-                          float* sums, const float* unit_scales) {
+                          float* sums, const float* headers) {
   const size_t lanes_per_group = group_size / Unpack<kFormat>::kPositions;
   float* group_sums = sums + layout.group_sums();
   for (size_t g = 0; g * group_size < K; ++g) {
@@ -164,7 +182,8 @@ HWY_INLINE void SumGroups(const FixedPointLayout<kFormat>& layout, size_t K, siz
     for (size_t i = g * lanes_per_group; i < (g + 1) * lanes_per_group; ++i) {
       int32_t excess;
       memcpy(&excess, sums + i, sizeof(excess));
-      sum += static_cast<double>(excess / kExcess<kFormat>) * unit_scales[i / kLanes];
+      sum +=
+          static_cast<double>(excess / kExcess<kFormat>) * headers[layout.unit_scale(i / kLanes)];
     }
     group_sums[g] = static_cast<float>(sum);
   }
@@ -173,34 +192,36 @@ HWY_INLINE void SumGroups(const FixedPointLayout<kFormat>& layout, size_t K, siz
 /// Prepares a row of K activations: see FixedPointLayout. A unit's planes are where its floats
 /// would be.
 /// @param x  zero from K to a whole number of units.
+/// @param dot  in quads a third plane costs a fifth of the work, less than taking units out of
+///             their order does; in pairs it costs half.
 template <Format kFormat>
-HWY_INLINE void PrepareFixedPoint(const float* x, size_t K, size_t group_size, float* values,
-                                  float* sums, float* headers) {
+HWY_INLINE void PrepareFixedPoint(const float* x, size_t K, size_t group_size, ByteDot dot,
+                                  float* values, float* sums, float* headers) {
   constexpr size_t kColumns = UnitColumns<kFormat>();
   const FixedPointLayout<kFormat> layout(K, group_size);
-  float* unit_scales = headers + layout.unit_scales();
+  const bool two_planes = dot == ByteDot::pairs;
   for (size_t chunk = 0; chunk < layout.chunks; ++chunk) {
     const size_t u0 = chunk * layout.chunk_units;
     const size_t u1 = HWY_MIN(layout.units, u0 + layout.chunk_units);
     const bool has_partial = u1 * kColumns > K;
     const size_t whole = u1 - (has_partial ? 1 : 0);
     ChunkHeader header{};
-    // Units of two planes from the front, of three from the back.
+    // Where both occur, units of two planes from the front and of three from the back.
     size_t front = u0, back = whole;
     for (size_t u = u0; u < u1; ++u) {
-      const auto [scale, planes] =
-          PrepareUnit<kFormat>(x + u * kColumns, values + u * kColumns, sums + layout.excess(u));
+      const auto [scale, planes] = PrepareUnit<kFormat>(
+          x + u * kColumns, two_planes, values + u * kColumns, sums + layout.excess(u));
       const UnitHeader unit{static_cast<uint32_t>(u), scale};
-      const size_t at = u == whole ? u : planes == 2 ? front++ : --back;
+      const size_t at = u == whole || !two_planes ? u : planes == 2 ? front++ : --back;
       memcpy(headers + layout.unit_header(at), &unit, sizeof(unit));
-      unit_scales[u] = scale;
+      std::fill_n(headers + layout.unit_scale(u), layout.unit_groups, scale);
       if (u == whole) header.partial_planes = static_cast<uint32_t>(planes);
     }
     header.two_end = static_cast<uint32_t>(front - u0);
     header.three_end = static_cast<uint32_t>(whole - u0);
     memcpy(headers + layout.chunk_header(chunk), &header, sizeof(header));
   }
-  if (is_affine(kFormat)) SumGroups(layout, K, group_size, sums, unit_scales);
+  if (is_affine(kFormat)) SumGroups(layout, K, group_size, sums, headers);
 }
 
 }  // namespace zmlx::cpu::HWY_NAMESPACE

@@ -11,7 +11,7 @@
 #include <cmath>
 
 #include "cpu/block_product.h"
-#include "cpu/fixed_point_rows-inl.h"
+#include "cpu/fixed_point-inl.h"
 #include "cpu/unpack-inl.h"
 #include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
@@ -73,7 +73,8 @@ HWY_INLINE void PrepareRow(const void* x, Scalar type, const Experts& experts,
   if constexpr (has_fixed_point(kFormat)) {
     if (prepared.kernel == RowKernel::fixed_point) {
       float* headers = prepared.headers + row * prepared.headers_stride;
-      return PrepareFixedPoint<kFormat>(plain.get(), K, experts.group_size, values, sums, headers);
+      return PrepareFixedPoint<kFormat>(plain.get(), K, experts.group_size, FixedPointDot(), values,
+                                        sums, headers);
     }
   }
   const bool factored = prepared.kernel == RowKernel::factored;

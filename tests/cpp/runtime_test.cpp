@@ -36,6 +36,20 @@ TEST(Runtime, BandwidthIsMeasured) {
   }
 }
 
+TEST(Runtime, HugePagesChangeNoValue) {
+  const auto values = mx::arange(4 << 20, mx::int32);
+  EXPECT_EQ(use_huge_pages(values), 0u);  // not evaluated yet
+  mx::eval(values);
+  const int sum = mx::sum(values).item<int>();
+  const size_t bytes = use_huge_pages(values);
+  EXPECT_TRUE(bytes == 0 || (bytes >= 12u << 20 && bytes <= 16u << 20)) << bytes;
+  EXPECT_EQ(bytes % (2u << 20), 0u);
+  EXPECT_EQ(mx::sum(values).item<int>(), sum);
+  const auto few = mx::arange(16);
+  mx::eval(few);
+  EXPECT_EQ(use_huge_pages(few), 0u);
+}
+
 TEST(Runtime, BuildInfoIsFilledIn) {
   const auto info = build_info();
   EXPECT_EQ(info.mlx_version, mx::version());

@@ -285,3 +285,21 @@ def test_save_and_load(model, tmp_path):
     save_model(tmp_path, model)
     saved = mx.load(str(tmp_path / "model.safetensors"))
     assert saved.keys() == dict(tree_flatten(model.parameters())).keys()
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="huge pages are for the CPU's weights")
+def test_huge_pages_hold_large_weights_and_change_nothing():
+    model = nn.Sequential(nn.QuantizedLinear(4096, 4096, bias=False), nn.RMSNorm(4096))
+    x = mx.random.normal((1, 4096))
+    mx.eval(model.parameters(), x)
+    patch(model, use_huge_pages=False)
+    want = model(x)
+    mx.eval(want)
+    assert report(model).huge_bytes == 0 and "huge" not in str(report(model))
+    patch(model)
+    seen = report(model)
+    weights = model.layers[0].weight.nbytes
+    # 8 MiB of weights hold three whole huge pages wherever they begin; scales are too small.
+    assert seen.huge_bytes in (0, *range(6 << 20, weights + 1, 2 << 20))
+    assert ("huge pages" in str(seen)) == (seen.huge_bytes > 0)
+    assert mx.array_equal(model(x), want)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import mlx.nn as nn
 
-from zmlx.patch import dense, dense_swiglu, norm
+from zmlx.patch import dense, dense_swiglu, huge_pages, norm
 from zmlx.patch.patterns import select
 from zmlx.patch.report import report
 from zmlx.patch.session import open_session, places, restore
@@ -29,6 +29,8 @@ def patch(
     patterns: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] = (),
     verbose: bool = False,
+    *,
+    use_huge_pages: bool | None = None,
 ) -> nn.Module:
     """Makes a model use the fused primitives, in place. Results keep their meaning; weights,
     parameters and module tree stay as they are.
@@ -42,6 +44,9 @@ def patch(
         patterns: names from `PATTERNS`; all by default.
         exclude: names to leave out.
         verbose: print the report.
+        use_huge_pages: move the weights of patched layers into huge pages of the system, in place
+            (Linux 6.1 or newer). It takes about as long as copying them, once, and reading them
+            gets up to 15 % faster. By default where layers run on the CPU.
 
     Returns:
         `model` itself.
@@ -67,6 +72,7 @@ def patch(
         attention.apply(found, session)
     elif "attention" in names:
         session.skip(found[0], "attention", _ATTENTION_MISSING)
+    huge_pages.apply(found, session, use_huge_pages)
     if verbose:
         print(report(model))
     return model

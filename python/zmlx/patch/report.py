@@ -45,13 +45,17 @@ class Timing:
 
 @dataclass
 class Report:
-    """What `patch` did to a model. Prints as a table; `as_dict()` is for JSON."""
+    """What `patch` did to a model. Prints as a table; `as_dict()` is for JSON.
+
+    `huge_bytes` counts the bytes of weights that lie in huge pages now.
+    """
 
     model_class: str
     patterns: tuple[str, ...]
     replaced: list[Replaced] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
+    huge_bytes: int = 0
 
     def count(self, pattern: str) -> int:
         """How many modules a pattern replaced."""
@@ -70,6 +74,8 @@ class Report:
         names = ", ".join(self.patterns)
         lines = [f"{self.model_class}: " + (f"patterns {names}" if names else "not patched")]
         lines += self._replaced_lines() + self._skipped_lines() + self._timing_lines()
+        if self.huge_bytes:
+            lines += ["", f"  {self.huge_bytes / 1e6:.0f} MB of weights lie in huge pages"]
         return "\n".join(lines)
 
     def _replaced_lines(self):
@@ -125,6 +131,7 @@ def report(model: nn.Module) -> Report:
     if session is None:
         return result
     result.timings = list(session.timings)
+    result.huge_bytes = session.huge_bytes
     result.skipped = list(session.skipped)
     sums = any(site.fused for site in session.sites if "add_rms_norm" in site.patterns)
     for site in session.sites:

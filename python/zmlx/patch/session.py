@@ -46,6 +46,7 @@ class Session:
     sites: list = field(default_factory=list)
     skipped: list = field(default_factory=list)
     timings: list = field(default_factory=list)
+    huge_bytes: int = 0  # of weights, in huge pages
 
     def swap(self, place, cls, *patterns):
         """Gives a module the class `cls`, a subclass of its own, and returns its site."""
