@@ -27,13 +27,10 @@ using Buffer = hwy::AlignedFreeUniquePtr<uint8_t[]>;
 /// What a thread takes at a time when the bandwidth is measured.
 constexpr size_t kBlockBytes = size_t{1} << 20;
 
-/// Memory filled with one byte, in huge pages where there are such: the roof is the machine's, not
-/// its page tables'.
 Buffer filled(size_t bytes, uint8_t value) {
   auto buffer = hwy::AllocateAligned<uint8_t>(bytes);
   if (!buffer) throw std::bad_alloc();
   std::memset(buffer.get(), value, bytes);
-  cpu::use_huge_pages(buffer.get(), bytes);
   return buffer;
 }
 
@@ -93,6 +90,7 @@ void set_num_threads(int threads) {
 
 std::vector<double> read_bandwidth(size_t bytes, int threads, int repeats) {
   const auto buffer = filled(bytes, 1);
+  cpu::use_huge_pages(buffer.get(), bytes);  // as patched models' weights
   std::atomic<uint64_t> sink{0};
   auto seconds = time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {
     sink += cpu::read_all(buffer.get() + begin, size);

@@ -1,4 +1,4 @@
-// Residual add and RMS norm of one row: the sum is formed once, kept as float32 in the first-level
+// Residual add and RMS norm of rows: the sum is formed once, kept as float32 in the first-level
 // cache, and scaled from there.
 
 #if defined(ZMLX_CPU_ADD_RMS_NORM_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -74,85 +74,158 @@ HWY_INLINE VF SumAt(const void* x, const void* residual, size_t i) {
   return RoundTo<kType>(hn::Add(v, LoadFloats<kType>(residual, i)));
 }
 
-/// The first `columns` elements of a row, a multiple of 2 * kLanes: the sum to `plain` and `sum`.
-/// @return the sum of squares.
+/// One row on its way: where it comes from and goes, and its sum as float32 meanwhile.
+struct NormRow {
+  const uint8_t* x;
+  const uint8_t* residual;
+  uint8_t* sum;
+  uint8_t* normed;
+  float* plain;
+};
+
+/// Elements [i, i + 2 * kLanes) of the sum, to `plain` and `sum`, and their squares.
 template <Scalar kType, bool kAdd, bool kStream>
-HWY_INLINE float AddRow(const void* x, const void* residual, size_t columns,
-                        float* HWY_RESTRICT plain, void* sum) {
+HWY_INLINE void AddPair(const NormRow& row, size_t i, VF (&squares)[2]) {
   const DF df;
-  VF squares[2] = {hn::Zero(df), hn::Zero(df)};
-  for (size_t i = 0; i < columns; i += 2 * kLanes) {
-    const auto a = SumAt<kType, kAdd>(x, residual, i);
-    const auto b = SumAt<kType, kAdd>(x, residual, i + kLanes);
-    squares[0] = hn::MulAdd(a, a, squares[0]);
-    squares[1] = hn::MulAdd(b, b, squares[1]);
-    hn::Store(a, df, plain + i);
-    hn::Store(b, df, plain + i + kLanes);
-    if constexpr (kAdd) StorePair<kType, kStream>(a, b, sum, i);
-  }
-  return hn::GetLane(hn::SumOfLanes(df, hn::Add(squares[0], squares[1])));
+  const auto a = SumAt<kType, kAdd>(row.x, row.residual, i);
+  const auto b = SumAt<kType, kAdd>(row.x, row.residual, i + kLanes);
+  squares[0] = hn::MulAdd(a, a, squares[0]);
+  squares[1] = hn::MulAdd(b, b, squares[1]);
+  hn::Store(a, df, row.plain + i);
+  hn::Store(b, df, row.plain + i + kLanes);
+  if constexpr (kAdd) StorePair<kType, kStream>(a, b, row.sum, i);
 }
 
-/// Fetching the next row meanwhile was tried: slower.
+/// The same elements of `plain`, scaled, to `normed`.
 template <Scalar kType, bool kStream>
-HWY_INLINE void ScaleRow(const float* HWY_RESTRICT plain, const float* HWY_RESTRICT weight,
-                         float scale, size_t columns, void* normed) {
+HWY_INLINE void ScalePair(const NormRow& row, const float* weight, VF scale, size_t i) {
   const DF df;
-  const auto r = hn::Set(df, scale);
-  for (size_t i = 0; i < columns; i += 2 * kLanes) {
-    const auto a = hn::Mul(hn::Load(df, plain + i), r);
-    const auto b = hn::Mul(hn::Load(df, plain + i + kLanes), r);
-    StorePair<kType, kStream>(RoundTo<kType>(hn::Mul(a, hn::Load(df, weight + i))),
-                              RoundTo<kType>(hn::Mul(b, hn::Load(df, weight + i + kLanes))), normed,
-                              i);
-  }
+  const auto a = hn::Mul(hn::Load(df, row.plain + i), scale);
+  const auto b = hn::Mul(hn::Load(df, row.plain + i + kLanes), scale);
+  StorePair<kType, kStream>(RoundTo<kType>(hn::Mul(a, hn::Load(df, weight + i))),
+                            RoundTo<kType>(hn::Mul(b, hn::Load(df, weight + i + kLanes))),
+                            row.normed, i);
 }
 
-/// Rows [begin, end). `weight` is float32; it and `plain` hold D rounded up to 2 * kLanes.
-template <Scalar kType, Scalar kNormed, bool kAdd, bool kStream>
-HWY_NOINLINE void NormRows(const AddRmsNormArgs& args, const float* weight, size_t begin,
-                           size_t end, float* plain) {
-  constexpr size_t kSize = size_of(kType);
-  constexpr size_t kNormedSize = size_of(kNormed);
-  const size_t D = args.D;
-  const size_t whole = D / (2 * kLanes) * (2 * kLanes);
-  for (size_t row = begin; row < end; ++row) {
-    const auto* x = static_cast<const uint8_t*>(args.x) + row * D * kSize;
-    const auto* residual = static_cast<const uint8_t*>(args.residual);
-    auto* sum = static_cast<uint8_t*>(args.sum);
-    if constexpr (kAdd) residual += row * D * kSize;
-    if constexpr (kAdd) sum += row * D * kSize;
-    auto* normed = static_cast<uint8_t*>(args.normed) + row * D * kNormedSize;
-    float squares = AddRow<kType, kAdd, kStream>(x, residual, whole, plain, sum);
-    // The rest through padded copies.
-    HWY_ALIGN uint8_t rest[3][2 * kLanes * 4] = {};
-    const size_t left = D - whole;
-    if (left > 0) {
-      memcpy(rest[0], x + whole * kSize, left * kSize);
-      if constexpr (kAdd) memcpy(rest[1], residual + whole * kSize, left * kSize);
-      squares += AddRow<kType, kAdd, false>(rest[0], rest[1], 2 * kLanes, plain + whole, rest[2]);
-      if constexpr (kAdd) memcpy(sum + whole * kSize, rest[2], left * kSize);
-    }
-    const double mean = static_cast<double>(squares) / static_cast<double>(D);
-    const auto scale = static_cast<float>(1.0 / std::sqrt(mean + static_cast<double>(args.eps)));
-    ScaleRow<kNormed, kStream>(plain, weight, scale, whole, normed);
-    if (left > 0) {
-      ScaleRow<kNormed, false>(plain + whole, weight + whole, scale, 2 * kLanes, rest[2]);
-      memcpy(normed + whole * kNormedSize, rest[2], left * kNormedSize);
-    }
-  }
-  if constexpr (kStream) hwy::FlushStream();
+HWY_INLINE float SumOfSquares(const VF (&squares)[2]) {
+  return hn::GetLane(hn::SumOfLanes(DF(), hn::Add(squares[0], squares[1])));
 }
+
+/// Rows [begin, end). `weight` is float32; it and both halves of `plain` hold D rounded up to
+/// 2 * kLanes.
+///
+/// While a row is scaled the next one is read, so that reads never pause: from memory a fifth
+/// faster on Zen 5 than one row after the other.
+template <Scalar kType, Scalar kNormed, bool kAdd, bool kStream>
+class NormRows {
+ public:
+  HWY_INLINE NormRows(const AddRmsNormArgs& args, const float* weight, float* plain,
+                      size_t plain_stride)
+      : args_(args),
+        weight_(weight),
+        plain_(plain),
+        plain_stride_(plain_stride),
+        whole_(args.D / (2 * kLanes) * (2 * kLanes)) {}
+
+  HWY_INLINE void Run(size_t begin, size_t end) const {
+    float squares = Add(Row(begin));
+    for (size_t n = begin; n < end; ++n) {
+      const NormRow row = Row(n);
+      const auto scale = hn::Set(DF(), Scale(squares));
+      if (n + 1 < end) {
+        squares = ScaleAndAdd(row, scale, Row(n + 1));
+      } else {
+        for (size_t i = 0; i < whole_; i += 2 * kLanes) {
+          ScalePair<kNormed, kStream>(row, weight_, scale, i);
+        }
+      }
+      ScaleRest(row, scale);
+    }
+    if constexpr (kStream) hwy::FlushStream();
+  }
+
+ private:
+  /// How far ahead of the addition its inputs are fetched: the hardware's prefetcher stops at each
+  /// page. Makes a tenth on Zen 5.
+  static constexpr size_t kBytesAhead = 4096;
+
+  HWY_INLINE NormRow Row(size_t n) const {
+    const size_t first = n * args_.D;
+    const auto at = [&](auto* p, Scalar type) HWY_ATTR { return p + first * size_of(type); };
+    return {at(static_cast<const uint8_t*>(args_.x), kType),
+            kAdd ? at(static_cast<const uint8_t*>(args_.residual), kType) : nullptr,
+            kAdd ? at(static_cast<uint8_t*>(args_.sum), kType) : nullptr,
+            at(static_cast<uint8_t*>(args_.normed), kNormed), plain_ + n % 2 * plain_stride_};
+  }
+
+  HWY_INLINE float Scale(float squares) const {
+    const double mean = static_cast<double>(squares) / static_cast<double>(args_.D);
+    return static_cast<float>(1.0 / std::sqrt(mean + static_cast<double>(args_.eps)));
+  }
+
+  HWY_INLINE float Add(const NormRow& row) const {
+    VF squares[2] = {hn::Zero(DF()), hn::Zero(DF())};
+    for (size_t i = 0; i < whole_; i += 2 * kLanes) AddPair<kType, kAdd, kStream>(row, i, squares);
+    return SumOfSquares(squares) + AddRest(row);
+  }
+
+  HWY_INLINE float ScaleAndAdd(const NormRow& row, VF scale, const NormRow& next) const {
+    VF squares[2] = {hn::Zero(DF()), hn::Zero(DF())};
+    for (size_t i = 0; i < whole_; i += 2 * kLanes) {
+      if constexpr (kStream) {
+        for (size_t byte = 0; byte < 2 * kLanes * size_of(kType); byte += 64) {
+          const size_t at = i * size_of(kType) + byte + kBytesAhead;
+          hwy::Prefetch(next.x + at);
+          hwy::Prefetch(next.residual + at);
+        }
+      }
+      AddPair<kType, kAdd, kStream>(next, i, squares);
+      ScalePair<kNormed, kStream>(row, weight_, scale, i);
+    }
+    return SumOfSquares(squares) + AddRest(next);
+  }
+
+  /// What is left of a row behind whole pairs of vectors, through padded copies.
+  HWY_INLINE float AddRest(const NormRow& row) const {
+    const size_t left = args_.D - whole_;
+    if (left == 0) return 0.0f;
+    constexpr size_t kSize = size_of(kType);
+    HWY_ALIGN uint8_t rest[3][2 * kLanes * 4] = {};
+    memcpy(rest[0], row.x + whole_ * kSize, left * kSize);
+    if constexpr (kAdd) memcpy(rest[1], row.residual + whole_ * kSize, left * kSize);
+    VF squares[2] = {hn::Zero(DF()), hn::Zero(DF())};
+    const NormRow copy{rest[0], rest[1], rest[2], nullptr, row.plain + whole_};
+    AddPair<kType, kAdd, false>(copy, 0, squares);
+    if constexpr (kAdd) memcpy(row.sum + whole_ * kSize, rest[2], left * kSize);
+    return SumOfSquares(squares);
+  }
+
+  HWY_INLINE void ScaleRest(const NormRow& row, VF scale) const {
+    const size_t left = args_.D - whole_;
+    if (left == 0) return;
+    constexpr size_t kSize = size_of(kNormed);
+    HWY_ALIGN uint8_t rest[2 * kLanes * 4];
+    const NormRow copy{nullptr, nullptr, nullptr, rest, row.plain + whole_};
+    ScalePair<kNormed, false>(copy, weight_ + whole_, scale, 0);
+    memcpy(row.normed + whole_ * kSize, rest, left * kSize);
+  }
+
+  const AddRmsNormArgs& args_;
+  const float* weight_;
+  float* plain_;
+  size_t plain_stride_;
+  size_t whole_;
+};
 
 template <Scalar kType, Scalar kNormed>
-HWY_INLINE void NormRowsOf(const AddRmsNormArgs& args, bool stream, const float* weight,
-                           size_t begin, size_t end, float* plain) {
+HWY_NOINLINE void NormRowsOf(const AddRmsNormArgs& args, bool stream, const float* weight,
+                             size_t begin, size_t end, float* plain, size_t plain_stride) {
   if (!args.residual) {
-    NormRows<kType, kNormed, false, false>(args, weight, begin, end, plain);
+    NormRows<kType, kNormed, false, false>(args, weight, plain, plain_stride).Run(begin, end);
   } else if (stream) {
-    NormRows<kType, kNormed, true, true>(args, weight, begin, end, plain);
+    NormRows<kType, kNormed, true, true>(args, weight, plain, plain_stride).Run(begin, end);
   } else {
-    NormRows<kType, kNormed, true, false>(args, weight, begin, end, plain);
+    NormRows<kType, kNormed, true, false>(args, weight, plain, plain_stride).Run(begin, end);
   }
 }
 

@@ -21,19 +21,19 @@ bool CanStream(const AddRmsNormArgs& args) {
 }
 
 void RmsNormRows(const AddRmsNormArgs& args, bool stream, const float* weight, size_t begin,
-                 size_t end, float* plain) {
+                 size_t end, float* plain, size_t plain_stride) {
   stream = stream && CanStream(args);
   const bool widened = args.normed_type != args.type;  // by a float32 weight
   if (args.type == Scalar::f32) {
-    NormRowsOf<Scalar::f32, Scalar::f32>(args, stream, weight, begin, end, plain);
+    NormRowsOf<Scalar::f32, Scalar::f32>(args, stream, weight, begin, end, plain, plain_stride);
   } else if (args.type == Scalar::f16 && widened) {
-    NormRowsOf<Scalar::f16, Scalar::f32>(args, stream, weight, begin, end, plain);
+    NormRowsOf<Scalar::f16, Scalar::f32>(args, stream, weight, begin, end, plain, plain_stride);
   } else if (args.type == Scalar::f16) {
-    NormRowsOf<Scalar::f16, Scalar::f16>(args, stream, weight, begin, end, plain);
+    NormRowsOf<Scalar::f16, Scalar::f16>(args, stream, weight, begin, end, plain, plain_stride);
   } else if (widened) {
-    NormRowsOf<Scalar::bf16, Scalar::f32>(args, stream, weight, begin, end, plain);
+    NormRowsOf<Scalar::bf16, Scalar::f32>(args, stream, weight, begin, end, plain, plain_stride);
   } else {
-    NormRowsOf<Scalar::bf16, Scalar::bf16>(args, stream, weight, begin, end, plain);
+    NormRowsOf<Scalar::bf16, Scalar::bf16>(args, stream, weight, begin, end, plain, plain_stride);
   }
 }
 
@@ -61,21 +61,27 @@ namespace {
 /// Outputs beyond this size go past the caches: whoever reads them next finds none of them there.
 constexpr size_t kStreamBytes = size_t{32} << 20;
 constexpr size_t kPadding = 64;
+/// Elements that a thread takes at a time: enough to even threads out, and long runs, since the
+/// first and the last row of each overlap with no other.
+constexpr size_t kChunksPerThread = 8, kMinChunk = size_t{1} << 14, kMaxChunk = size_t{1} << 18;
 }  // namespace
 
 void add_rms_norm(const AddRmsNormArgs& args) {
   if (args.rows == 0 || args.D == 0) return;
-  const size_t padded = args.D + kPadding;
+  const size_t padded = (args.D + kPadding + kPadding - 1) / kPadding * kPadding;
   auto weight = hwy::AllocateAligned<float>(padded);
   HWY_DYNAMIC_DISPATCH(WeightFloats)(args, padded, weight.get());
   const size_t bytes = args.rows * args.D * (size_of(args.type) + size_of(args.normed_type));
   const bool stream = bytes > kStreamBytes;
-  const size_t chunk = std::max<size_t>(1, 16384 / args.D);
+  const int threads = threads_for(2.0 * static_cast<double>(bytes), 0);
+  const size_t share = args.rows * args.D / (kChunksPerThread * static_cast<size_t>(threads));
+  const size_t chunk = std::max<size_t>(1, std::clamp(share, kMinChunk, kMaxChunk) / args.D);
   const size_t chunks = (args.rows + chunk - 1) / chunk;
-  parallel_for(threads_for(2.0 * static_cast<double>(bytes), 0), chunks, [&](size_t c) {
-    auto plain = hwy::AllocateAligned<float>(padded);
+  parallel_for(threads, chunks, [&](size_t c) {
+    auto plain = hwy::AllocateAligned<float>(2 * padded);
     HWY_DYNAMIC_DISPATCH(RmsNormRows)
-    (args, stream, weight.get(), c * chunk, std::min((c + 1) * chunk, args.rows), plain.get());
+    (args, stream, weight.get(), c * chunk, std::min((c + 1) * chunk, args.rows), plain.get(),
+     padded);
   });
 }
 
