@@ -7,10 +7,10 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/aligned.h"
 #include "cpu/bandwidth.h"
 #include "cpu/parallel.h"
 #include "cpu/target.h"
-#include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
 #include "mlx/version.h"
 
@@ -20,8 +20,6 @@ namespace {
 
 #define ZMLX_STRING_(x) #x
 #define ZMLX_STRING(x) ZMLX_STRING_(x)
-
-using Buffer = hwy::AlignedFreeUniquePtr<uint8_t[]>;
 
 /// What a thread takes at a time when the bandwidth is measured.
 constexpr size_t kBlockBytes = size_t{1} << 20;
@@ -81,8 +79,7 @@ void set_num_threads(int threads) {
 }
 
 std::vector<double> read_bandwidth(size_t bytes, int threads, int repeats) {
-  auto buffer = hwy::AllocateAligned<uint8_t>(bytes);
-  if (!buffer) throw std::bad_alloc();
+  auto buffer = cpu::allocate_aligned<uint8_t>(bytes);
   std::memset(buffer.get(), 1, bytes);
   std::atomic<uint64_t> sink{0};
   auto seconds = time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {
@@ -94,9 +91,8 @@ std::vector<double> read_bandwidth(size_t bytes, int threads, int repeats) {
 }
 
 std::vector<double> copy_bandwidth(size_t bytes, int threads, int repeats) {
-  auto from = hwy::AllocateAligned<uint8_t>(bytes);
-  auto to = hwy::AllocateAligned<uint8_t>(bytes);
-  if (!from || !to) throw std::bad_alloc();
+  auto from = cpu::allocate_aligned<uint8_t>(bytes);
+  auto to = cpu::allocate_aligned<uint8_t>(bytes);
   std::memset(from.get(), 1, bytes);
   std::memset(to.get(), 0, bytes);
   return time_passes(bytes, threads, repeats, [&](size_t begin, size_t size) {

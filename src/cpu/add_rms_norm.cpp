@@ -49,8 +49,8 @@ HWY_AFTER_NAMESPACE();
 
 #include <algorithm>
 
+#include "cpu/aligned.h"
 #include "cpu/parallel.h"
-#include "hwy/aligned_allocator.h"
 
 namespace zmlx::cpu {
 
@@ -66,14 +66,14 @@ constexpr size_t kPadding = 64;
 void add_rms_norm(const AddRmsNormArgs& args) {
   if (args.rows == 0 || args.D == 0) return;
   const size_t padded = args.D + kPadding;
-  auto weight = hwy::AllocateAligned<float>(padded);
+  auto weight = allocate_aligned<float>(padded);
   HWY_DYNAMIC_DISPATCH(WeightFloats)(args, padded, weight.get());
   const size_t bytes = args.rows * args.D * (size_of(args.type) + size_of(args.normed_type));
   const bool stream = bytes > kStreamBytes;
   const size_t chunk = std::max<size_t>(1, 16384 / args.D);
   const size_t chunks = (args.rows + chunk - 1) / chunk;
   parallel_for(threads_for(2.0 * static_cast<double>(bytes), 0), chunks, [&](size_t c) {
-    auto plain = hwy::AllocateAligned<float>(padded);
+    auto plain = allocate_aligned<float>(padded);
     HWY_DYNAMIC_DISPATCH(RmsNormRows)
     (args, stream, weight.get(), c * chunk, std::min((c + 1) * chunk, args.rows), plain.get());
   });

@@ -11,14 +11,40 @@ namespace zmlx::cpu {
 
 namespace {
 
+#if (HWY_TARGETS & (HWY_TARGETS - 1)) == 0
+
+// With one target Highway dispatches at compile time, and its headers are all that is needed.
+
+int64_t chosen() { return HWY_TARGETS; }
+
+std::vector<int64_t> available() { return {HWY_TARGETS}; }
+
+void choose(int64_t) {}
+
+#else
+
 int64_t forced = 0;  ///< a target's bit, or 0
 
+int64_t chosen() {
+  const int64_t masks = hwy::SupportedTargets() & HWY_TARGETS;
+  return masks & ~(masks - 1);  // better targets have lower bits
+}
+
+std::vector<int64_t> available() {
+  hwy::SetSupportedTargetsForTest(0);
+  auto masks = hwy::SupportedAndGeneratedTargets();
+  hwy::SetSupportedTargetsForTest(forced);
+  return masks;
+}
+
 /// Dispatch tables are indexed by the best bit of the chosen target's mask.
-void force(int64_t mask) {
+void choose(int64_t mask) {
   forced = mask;
   hwy::SetSupportedTargetsForTest(mask);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
+
+#endif
 
 /// Applies ZMLX_CPU_TARGET when the library is loaded.
 const bool from_environment = [] {
@@ -35,31 +61,22 @@ const bool from_environment = [] {
 
 }  // namespace
 
-std::string target() {
-  const int64_t masks = hwy::SupportedTargets() & HWY_TARGETS;
-  return hwy::TargetName(masks & ~(masks - 1));  // better targets have lower bits
-}
+std::string target() { return hwy::TargetName(chosen()); }
 
 std::vector<std::string> targets() {
-  hwy::SetSupportedTargetsForTest(0);
   std::vector<std::string> names;
-  for (int64_t mask : hwy::SupportedAndGeneratedTargets()) names.push_back(hwy::TargetName(mask));
-  hwy::SetSupportedTargetsForTest(forced);
+  for (int64_t mask : available()) names.push_back(hwy::TargetName(mask));
   return names;
 }
 
 void set_target(const std::string& name) {
-  if (name.empty()) return force(0);
-  std::string available;
-  for (const auto& each : targets()) {
-    available += (available.empty() ? "'" : ", '") + each + "'";
+  if (name.empty()) return choose(0);
+  std::string names;
+  for (int64_t mask : available()) {
+    if (name == hwy::TargetName(mask)) return choose(mask);
+    names += (names.empty() ? "'" : ", '") + std::string(hwy::TargetName(mask)) + "'";
   }
-  hwy::SetSupportedTargetsForTest(0);
-  for (int64_t mask : hwy::SupportedAndGeneratedTargets()) {
-    if (name == hwy::TargetName(mask)) return force(mask);
-  }
-  hwy::SetSupportedTargetsForTest(forced);
-  throw std::invalid_argument("[set_cpu_target] this machine and build have " + available +
+  throw std::invalid_argument("[set_cpu_target] this machine and build have " + names +
                               ", but not '" + name + "'.");
 }
 
