@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test test-cpp test-python build bench lint format asan wheel clean
+.PHONY: help demo test test-cpp test-python build bench lint format asan wheel macos clean
 help:
 	@echo "make demo    validate and time the model in models/, stock against patched"
 	@echo "make test    all tests, C++ and Python"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
 	@echo "make asan    C++ tests under address and undefined-behaviour sanitizers (some five minutes)"
 	@echo "make wheel   a wheel in dist/, installed into a fresh environment and tried"
+	@echo "make macos   the macOS wheel in dist/macos/, cross-built on Linux and checked (docs/macos.md)"
 
 $(STAMP): scripts/setup.sh pyproject.toml
 	PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
@@ -41,13 +42,13 @@ bench: build
 
 lint: $(STAMP)
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp')
-	$(VENV)/bin/ruff check python tests benchmarks examples
-	$(VENV)/bin/ruff format --check python tests benchmarks examples
+	$(VENV)/bin/ruff check python scripts tests benchmarks examples
+	$(VENV)/bin/ruff format --check python scripts tests benchmarks examples
 
 format: $(STAMP)
 	$(VENV)/bin/clang-format -i $$(git ls-files '*.h' '*.cpp')
-	$(VENV)/bin/ruff check --fix python tests benchmarks examples
-	$(VENV)/bin/ruff format python tests benchmarks examples
+	$(VENV)/bin/ruff check --fix python scripts tests benchmarks examples
+	$(VENV)/bin/ruff format python scripts tests benchmarks examples
 
 asan: $(STAMP)
 	cmake --preset asan -DPython_EXECUTABLE="$(CURDIR)/$(PY)"
@@ -56,6 +57,10 @@ asan: $(STAMP)
 
 wheel: $(STAMP)
 	bash scripts/wheel.sh "$(PY)"
+
+macos: $(STAMP)
+	bash scripts/macos/wheel.sh "$(PY)"
+	$(PY) -m pytest -q tests/macos
 
 clean:
 	rm -rf build dist $(VENV) python/zmlx/*.so

@@ -1,7 +1,11 @@
 # MLX, from the Python that CMake finds unless MLX_ROOT says otherwise; Highway, from the system or
 # fetched; threads.
 
-find_package(Python 3.10 COMPONENTS Interpreter Development.Module REQUIRED)
+if(CMAKE_CROSSCOMPILING AND APPLE)
+  include(macos_python)
+else()
+  find_package(Python 3.10 COMPONENTS Interpreter Development.Module REQUIRED)
+endif()
 if(NOT MLX_ROOT)
   execute_process(COMMAND "${Python_EXECUTABLE}" -m mlx --cmake-dir
                   OUTPUT_VARIABLE MLX_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
@@ -12,12 +16,29 @@ if(NOT MLX_ROOT)
                       "`python -m mlx --cmake-dir` prints.")
 endif()
 find_package(MLX CONFIG REQUIRED)
+if(APPLE)
+  # MLX's package names Apple's frameworks by their paths in the SDK that MLX itself was built with.
+  # ZMLX calls none of them.
+  set_target_properties(mlx PROPERTIES INTERFACE_LINK_LIBRARIES "")
+endif()
 
 find_package(Threads REQUIRED)
 
+option(ZMLX_STATIC_DISPATCH "Compile CPU kernels for the compiler's own instruction set alone"
+       ${CMAKE_CROSSCOMPILING})
+add_library(zmlx_hwy INTERFACE)
+if(ZMLX_STATIC_DISPATCH)
+  # Highway's library is for choosing at run time; without that its headers are enough. They are the
+  # same for every target, but others beside them are not, so they get a folder of their own.
+  find_path(ZMLX_HIGHWAY_HEADERS hwy/highway.h REQUIRED NO_CMAKE_FIND_ROOT_PATH)
+  file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/highway")
+  file(CREATE_LINK "${ZMLX_HIGHWAY_HEADERS}/hwy" "${PROJECT_BINARY_DIR}/highway/hwy" SYMBOLIC)
+  target_include_directories(zmlx_hwy SYSTEM INTERFACE "${PROJECT_BINARY_DIR}/highway")
+  target_compile_definitions(zmlx_hwy INTERFACE HWY_COMPILE_ONLY_STATIC)
+  return()
+endif()
 find_package(hwy 1.0.3 CONFIG QUIET)
 if(hwy_FOUND)
-  add_library(zmlx_hwy INTERFACE)
   target_link_libraries(zmlx_hwy INTERFACE hwy::hwy)
 else()
   message(STATUS "Highway was not found (Debian: libhwy-dev); fetching its source")
@@ -27,6 +48,5 @@ else()
   set(HWY_ENABLE_INSTALL OFF CACHE BOOL "" FORCE)
   FetchContent_Declare(highway GIT_REPOSITORY https://github.com/google/highway.git GIT_TAG 1.0.7)
   FetchContent_MakeAvailable(highway)
-  add_library(zmlx_hwy INTERFACE)
   target_link_libraries(zmlx_hwy INTERFACE hwy)
 endif()
