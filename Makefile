@@ -7,10 +7,11 @@ PY := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test test-cpp test-python build bench lint format asan wheel macos clean
+.PHONY: help demo evidence test test-cpp test-python build bench lint format asan wheel macos clean
 help:
 	@echo "make demo    validate and time the model in models/, stock against patched"
 	@echo "make test    all tests, C++ and Python"
+	@echo "make evidence  unit tests, bit identity, a long validation and the layer benchmark, on a GPU if there is one"
 	@echo "make build   the library, its tests and the Python extension, in place"
 	@echo "make bench   the benchmarks behind the README's tables (tens of minutes; needs a quiet machine)"
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
@@ -28,6 +29,9 @@ build: $(STAMP)
 
 demo: build
 	@$(PY) -m zmlx demo
+
+evidence: build
+	@$(PY) -m zmlx evidence
 
 test: test-cpp test-python
 
