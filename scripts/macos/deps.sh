@@ -7,7 +7,7 @@ set -euo pipefail
 python=$1
 deps=build/macos-deps
 "$python" -m pip install -q --disable-pip-version-check \
-  "ziglang==0.17.1" "lief==1.0.0" "scikit-build-core>=0.12" "build"
+  "ziglang==0.16.0" "lief==1.0.0" "scikit-build-core>=0.12" "build"
 mlx=$("$python" -c 'from importlib.metadata import version; print(version("mlx"))')
 if [ "$(cat "$deps/version" 2>/dev/null)" != "$mlx" ]; then
   rm -rf "$deps"

@@ -15,7 +15,7 @@ from zmlx import cli, fast
 from zmlx.bench.layer import build_layer, in_type
 from zmlx.bench.shapes import LayerShape
 from zmlx.evidence import cli as evidence
-from zmlx.evidence import contract, identity, unit_tests
+from zmlx.evidence import contract, identity, steps, unit_tests
 from zmlx.evidence.steps import EXIT_SKIPPED, STEPS, Options, Step
 
 TINY = identity.Sweep(
@@ -193,7 +193,8 @@ def test_failures_of_unit_tests_are_counted_and_named(tmp_path):
 
 
 def test_without_sources_there_are_no_tests(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(unit_tests, "__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
+    monkeypatch.setattr(steps, "__file__", str(tmp_path / "a" / "b" / "c" / "d.py"))
+    monkeypatch.chdir(tmp_path)
     assert unit_tests.main(["--quick", "--capsule", str(tmp_path)]) == EXIT_SKIPPED
     assert "sources" in capsys.readouterr().out
 

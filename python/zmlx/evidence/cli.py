@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zmlx.arguments import EXIT_FAIL, EXIT_INTERRUPT, guarded, name_list
-from zmlx.evidence.steps import EXIT_SKIPPED, STEPS, Options, Step
+from zmlx.evidence.steps import EXIT_SKIPPED, STEPS, Options, Step, checkout
 
 _DESCRIPTION = """\
 Runs the whole evidence on this machine's default device, a GPU if MLX has one: unit tests, fused
@@ -58,9 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _default_folder() -> str:
     """``benchmarks/repro_capsules`` of the checkout, or in the current folder without one."""
-    folder = Path("benchmarks", "repro_capsules")
-    root = Path(__file__).resolve().parents[3]
-    return str(root / folder) if (root / folder).is_dir() else str(folder)
+    return str((checkout() or Path()) / "benchmarks" / "repro_capsules")
 
 
 def run(arguments: argparse.Namespace) -> int:

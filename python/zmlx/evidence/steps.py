@@ -8,9 +8,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 # Exit code of a step that could not be run here; it prints why.
 EXIT_SKIPPED = 77
+
+
+def checkout() -> Path | None:
+    """The sources of ZMLX: those that this package lies in, else the current folder."""
+    for root in (Path(__file__).resolve().parents[3], Path.cwd()):
+        if (root / "include" / "zmlx").is_dir() and (root / "tests" / "python").is_dir():
+            return root
+    return None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from zmlx.arguments import EXIT_FAIL, guarded
-from zmlx.evidence.steps import EXIT_SKIPPED
+from zmlx.evidence.steps import EXIT_SKIPPED, checkout
 
 # Of tests/python. The others are about command lines and reports, or about what CPUs do.
 _PATTERNS = ("test_cuda_*.py", "test_metal*.py", "test_moe_route.py", "test_patch*.py")
@@ -105,7 +105,7 @@ def _run(runner: str, command) -> Tally:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the tests of this checkout, writes their capsule, and returns the exit code."""
+    """Runs the tests of the checkout, writes their capsule, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m zmlx.evidence.unit_tests")
     parser.add_argument("--capsule", metavar="DIR", help="write a repro capsule into this folder")
     parser.add_argument("--quick", action="store_true", help="fewer files, and no C++")
@@ -116,9 +116,9 @@ def main(argv: list[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     from zmlx.capsule import make_capsule, measurement, write_capsule
 
-    root = Path(__file__).resolve().parents[3]
-    if not (root / "tests" / "python").is_dir():
-        print("The tests are in the sources of ZMLX, which this installation is not.")
+    root = checkout()
+    if root is None:
+        print("The tests are in the sources of ZMLX: run this there.")
         return EXIT_SKIPPED
     tallies = [run_pytest(root / "tests" / "python", arguments.quick)]
     build = root / "build" / "release"
