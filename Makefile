@@ -7,16 +7,16 @@ PY := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo evidence test test-cpp test-python build bench lint format asan wheel macos clean
+.PHONY: help demo test test-cpp test-python build bench lint format asan wheel clean
 help:
 	@echo "make demo    validate and time the model in models/, stock against patched"
 	@echo "make test    all tests, C++ and Python"
-	@echo "make evidence  unit tests, bit identity, a long validation and the layer benchmark, on a GPU if there is one"
 	@echo "make build   the library, its tests and the Python extension, in place"
 	@echo "make bench   the benchmarks behind the README's tables (tens of minutes; needs a quiet machine)"
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
 	@echo "make asan    C++ tests under address and undefined-behaviour sanitizers (some five minutes)"
 	@echo "make wheel   a wheel in dist/, installed into a fresh environment and tried"
+	@echo "make evidence  unit tests, bit identity, a long validation and the layer benchmark, on a GPU if there is one"
 	@echo "make macos   the macOS wheel in dist/macos/, cross-built on Linux and checked (docs/macos.md)"
 
 $(STAMP): scripts/setup.sh pyproject.toml
@@ -29,9 +29,6 @@ build: $(STAMP)
 
 demo: build
 	@$(PY) -m zmlx demo
-
-evidence: build
-	@$(PY) -m zmlx evidence
 
 test: test-cpp test-python
 
@@ -61,6 +58,10 @@ asan: $(STAMP)
 
 wheel: $(STAMP)
 	bash scripts/wheel.sh "$(PY)"
+
+.PHONY: evidence macos
+evidence: build
+	@$(PY) -m zmlx evidence
 
 macos: $(STAMP)
 	bash scripts/macos/wheel.sh "$(PY)"

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Sets up the environment that the Makefile uses: a virtual environment with MLX, mlx-lm and the build
-# tools, and Highway and GoogleTest from Debian where they are missing and can be installed. Elsewhere CMake
-# fetches their sources.
+# tools, and Highway and GoogleTest from Debian where they are missing and can be installed.
 #   PYTHON  the interpreter to start from (python3)
 #   VENV    the environment's folder (.venv)
 set -euo pipefail
