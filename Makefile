@@ -16,6 +16,8 @@ help:
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
 	@echo "make asan    C++ tests under address and undefined-behaviour sanitizers (some five minutes)"
 	@echo "make wheel   a wheel in dist/, installed into a fresh environment and tried"
+	@echo "make evidence  unit tests, bit identity, a long validation and the layer benchmark, on a GPU if there is one"
+	@echo "make macos   the macOS wheel in dist/macos/, cross-built on Linux and checked (docs/macos.md)"
 
 $(STAMP): scripts/setup.sh pyproject.toml
 	PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
@@ -41,13 +43,13 @@ bench: build
 
 lint: $(STAMP)
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp')
-	$(VENV)/bin/ruff check python tests benchmarks examples
-	$(VENV)/bin/ruff format --check python tests benchmarks examples
+	$(VENV)/bin/ruff check python scripts tests benchmarks examples
+	$(VENV)/bin/ruff format --check python scripts tests benchmarks examples
 
 format: $(STAMP)
 	$(VENV)/bin/clang-format -i $$(git ls-files '*.h' '*.cpp')
-	$(VENV)/bin/ruff check --fix python tests benchmarks examples
-	$(VENV)/bin/ruff format python tests benchmarks examples
+	$(VENV)/bin/ruff check --fix python scripts tests benchmarks examples
+	$(VENV)/bin/ruff format python scripts tests benchmarks examples
 
 asan: $(STAMP)
 	cmake --preset asan -DPython_EXECUTABLE="$(CURDIR)/$(PY)"
@@ -56,6 +58,14 @@ asan: $(STAMP)
 
 wheel: $(STAMP)
 	bash scripts/wheel.sh "$(PY)"
+
+.PHONY: evidence macos
+evidence: build
+	@$(PY) -m zmlx evidence
+
+macos: $(STAMP)
+	bash scripts/macos/wheel.sh "$(PY)"
+	$(PY) -m pytest -q tests/macos
 
 clean:
 	rm -rf build dist $(VENV) python/zmlx/*.so

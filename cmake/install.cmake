@@ -6,7 +6,7 @@ include(CMakePackageConfigHelpers)
 if(SKBUILD)
   set(ZMLX_INSTALL_PREFIX zmlx)
   # Beside this package in site-packages.
-  set_target_properties(zmlx PROPERTIES INSTALL_RPATH "$ORIGIN/../../mlx/lib")
+  set_target_properties(zmlx PROPERTIES INSTALL_RPATH "${ZMLX_ORIGIN}/../../mlx/lib")
 else()
   set(ZMLX_INSTALL_PREFIX .)
   get_target_property(mlx_location mlx LOCATION)

@@ -13,7 +13,7 @@ say() { printf '[setup] %s\n' "$*"; }
 need "$PYTHON" || { echo "Python 3.10 or newer is needed ($PYTHON was not found)." >&2; exit 1; }
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
   { echo "Python 3.10 or newer is needed; $PYTHON is $("$PYTHON" -V 2>&1)." >&2; exit 1; }
-need c++ || need g++ || { echo "A C++20 compiler is needed (Debian: g++)." >&2; exit 1; }
+need c++ || need g++ || { echo "A C++20 compiler is needed (Debian: g++; macOS: xcode-select --install)." >&2; exit 1; }
 
 missing=()
 [ -e /usr/include/hwy/highway.h ] || missing+=(libhwy-dev)

@@ -3,7 +3,7 @@
 # checkout: the import, the console script, and a C++ program that finds the installed CMake package.
 #   usage: wheel.sh PYTHON
 set -euo pipefail
-python=$(realpath -s "$1")
+python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

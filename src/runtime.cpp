@@ -7,11 +7,11 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/aligned.h"
 #include "cpu/bandwidth.h"
 #include "cpu/huge_pages.h"
 #include "cpu/parallel.h"
 #include "cpu/target.h"
-#include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
 #include "mlx/version.h"
 
@@ -22,14 +22,11 @@ namespace {
 #define ZMLX_STRING_(x) #x
 #define ZMLX_STRING(x) ZMLX_STRING_(x)
 
-using Buffer = hwy::AlignedFreeUniquePtr<uint8_t[]>;
-
 /// What a thread takes at a time when the bandwidth is measured.
 constexpr size_t kBlockBytes = size_t{1} << 20;
 
-Buffer filled(size_t bytes, uint8_t value) {
-  auto buffer = hwy::AllocateAligned<uint8_t>(bytes);
-  if (!buffer) throw std::bad_alloc();
+cpu::AlignedArray<uint8_t> filled(size_t bytes, uint8_t value) {
+  auto buffer = cpu::allocate_aligned<uint8_t>(bytes);
   std::memset(buffer.get(), value, bytes);
   return buffer;
 }

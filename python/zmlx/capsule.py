@@ -65,7 +65,8 @@ def make_capsule(
 
     Args:
         kind: the measuring program: ``"moe_layer"``, ``"add_rms_norm"``, ``"decode"``,
-            ``"validate"``.
+            ``"validate"``; of ``zmlx evidence`` also ``"unit_tests"``, ``"identity"`` and
+            ``"evidence"``.
         label: the case, used in the file name.
         parameters: the settings of the run.
         measurements: entries made by :func:`measurement`.

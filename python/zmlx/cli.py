@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from zmlx import demo
     from zmlx.bench import cli as bench
+    from zmlx.evidence import cli as evidence
     from zmlx.validate import cli as validate
 
     parser = argparse.ArgumentParser(
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         ("demo", demo, "validate the small model in models/ and show the speed"),
         ("validate", validate, "is a patched model's output unchanged, and how fast is it?"),
         ("bench", bench, "measure stock and fused code side by side"),
+        ("evidence", evidence, "everything that shows on this machine that ZMLX is right and fast"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

@@ -49,8 +49,8 @@ HWY_AFTER_NAMESPACE();
 
 #include <algorithm>
 
+#include "cpu/aligned.h"
 #include "cpu/parallel.h"
-#include "hwy/aligned_allocator.h"
 
 namespace zmlx::cpu {
 
@@ -68,8 +68,8 @@ constexpr size_t kChunksPerThread = 8, kMinChunk = size_t{1} << 14, kMaxChunk = 
 
 void add_rms_norm(const AddRmsNormArgs& args) {
   if (args.rows == 0 || args.D == 0) return;
-  const size_t padded = (args.D + kPadding + kPadding - 1) / kPadding * kPadding;
-  auto weight = hwy::AllocateAligned<float>(padded);
+  const size_t padded = (args.D + 2 * kPadding - 1) / kPadding * kPadding;
+  auto weight = allocate_aligned<float>(padded);
   HWY_DYNAMIC_DISPATCH(WeightFloats)(args, padded, weight.get());
   const size_t bytes = args.rows * args.D * (size_of(args.type) + size_of(args.normed_type));
   const bool stream = bytes > kStreamBytes;
@@ -78,7 +78,7 @@ void add_rms_norm(const AddRmsNormArgs& args) {
   const size_t chunk = std::max<size_t>(1, std::clamp(share, kMinChunk, kMaxChunk) / args.D);
   const size_t chunks = (args.rows + chunk - 1) / chunk;
   parallel_for(threads, chunks, [&](size_t c) {
-    auto plain = hwy::AllocateAligned<float>(2 * padded);
+    auto plain = allocate_aligned<float>(2 * padded);
     HWY_DYNAMIC_DISPATCH(RmsNormRows)
     (args, stream, weight.get(), c * chunk, std::min((c + 1) * chunk, args.rows), plain.get(),
      padded);

@@ -10,10 +10,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/aligned.h"
 #include "cpu/block_product.h"
 #include "cpu/fixed_point-inl.h"
 #include "cpu/unpack-inl.h"
-#include "hwy/aligned_allocator.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -66,7 +66,7 @@ HWY_INLINE void PrepareRow(const void* x, Scalar type, const Experts& experts,
   float* values = prepared.values + row * prepared.stride;
   float* sums = prepared.sums ? prepared.sums + row * prepared.sums_stride : nullptr;
   // The stride is a whole number of units of the longest vectors, hence also of these.
-  auto plain = hwy::AllocateAligned<float>(prepared.stride + kLanes);
+  auto plain = allocate_aligned<float>(prepared.stride + kLanes);
   FloatsFrom(x, type, K, plain.get());
   std::fill(plain.get() + K, plain.get() + prepared.stride, 0.0f);
   prepared.factors[row] = 1.0f;

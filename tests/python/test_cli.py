@@ -153,6 +153,7 @@ def test_a_folder_for_capsules_is_checked_before_the_work(capsys, tmp_path):
         ["bench", "moe-layer"],
         ["bench", "add-rms-norm"],
         ["bench", "decode"],
+        ["evidence"],
         ["info"],
     ],
 )
