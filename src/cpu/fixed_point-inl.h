@@ -24,7 +24,6 @@
 #include "cpu/block_product.h"
 #include "cpu/few_rows-inl.h"
 #include "cpu/fixed_point_rows-inl.h"
-#include "cpu/target.h"
 #include "cpu/unpack-inl.h"
 #include "hwy/highway.h"
 
@@ -64,7 +63,6 @@ HWY_INLINE VI AddNeighbours(VI16 v, int16_t factor) {
 }
 
 #if HWY_MAX_BYTES == 64
-constexpr bool kMayHaveQuads = true;
 /// Adds to each sum four products of unsigned and signed bytes. By its name, because no Highway
 /// target in use says that the compiler may.
 HWY_INLINE VI AddProducts(VI sum, VU weights, VU x) {
@@ -72,14 +70,8 @@ HWY_INLINE VI AddProducts(VI sum, VU weights, VU x) {
   return sum;
 }
 #else
-constexpr bool kMayHaveQuads = false;
 HWY_INLINE VI AddProducts(VI sum, VU, VU) { return sum; }
 #endif
-
-/// The instruction that rows are prepared for and multiplied by.
-HWY_INLINE ByteDot FixedPointDot() {
-  return kMayHaveQuads && use_vnni() ? ByteDot::quads : ByteDot::pairs;
-}
 
 /// The weights of a unit as unsigned bytes: weights 0, 2, 4, 6 of each word, and 1, 3, 5, 7.
 struct WeightBytes {

@@ -16,6 +16,7 @@
 
 #include "cpu/block_product.h"
 #include "cpu/few_rows-inl.h"
+#include "cpu/target.h"
 #include "cpu/unpack-inl.h"
 #include "hwy/highway.h"
 
@@ -33,6 +34,13 @@ enum class ByteDot {
   pairs,  ///< vpmaddubsw: sums of two products, in 16 bits
   quads,  ///< vpdpbusd of AVX-512 VNNI: sums of four, added to 32 bits
 };
+
+constexpr bool kMayHaveQuads = HWY_ARCH_X86 && HWY_MAX_BYTES == 64;
+
+/// The instruction that rows are prepared for and multiplied by.
+HWY_INLINE ByteDot FixedPointDot() {
+  return kMayHaveQuads && use_vnni() ? ByteDot::quads : ByteDot::pairs;
+}
 
 /// A plane is two vectors of bytes: the even weights' columns of each word, then the odd ones'.
 constexpr size_t kPlaneBytes = 2 * kLanes * 4;

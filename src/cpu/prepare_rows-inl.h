@@ -12,7 +12,7 @@
 
 #include "cpu/aligned.h"
 #include "cpu/block_product.h"
-#include "cpu/fixed_point-inl.h"
+#include "cpu/fixed_point_rows-inl.h"
 #include "cpu/unpack-inl.h"
 #include "hwy/highway.h"
 
