@@ -52,7 +52,7 @@ std::string config_text(const MoeRoute::Options& o, const mx::array& logits, mx:
 
 }  // namespace
 
-void MoeRoute::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void MoeRoute::eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   const auto& o = options_;
   const auto& logits = inputs[0];
   const auto bias = o.has_bias ? inputs[1].dtype() : mx::float32;

@@ -10,9 +10,9 @@ namespace zmlx {
 /// simdgroups in turn, which changes no sum. One threadgroup a row.
 ///
 /// @param shared  33 elements.
-template <class C, typename Weights>
+template <class C>
 METAL_FUNC void add_rms_norm(const device typename C::T* x, const device typename C::T* residual,
-                             Weights weight, device typename C::T* normed,
+                             const device typename C::T* weight, device typename C::T* normed,
                              device typename C::T* sum, threadgroup float* shared, uint3 group,
                              uint simdgroup, uint lane) {
   using T = typename C::T;
