@@ -2,9 +2,17 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <string>
 
 namespace zmlx::fast {
+
+/// A float as the integer of its bits, for constants that have no literal.
+inline int bits_of(float value) {
+  int bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
 
 /// The constants of a kernel, as text: what the kernels' sources call C.
 class Config {

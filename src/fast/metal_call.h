@@ -17,5 +17,6 @@ MetalKernel metal_kernel_of(const GatherQmmCombine::Options& options,
                             const std::vector<mx::array>& inputs);
 MetalKernel metal_kernel_of(const AddRmsNorm::Options& options,
                             const std::vector<mx::array>& inputs);
+MetalKernel metal_kernel_of(const MoeRoute::Options& options, const std::vector<mx::array>& inputs);
 
 }  // namespace zmlx::fast

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -18,13 +17,6 @@ inline constexpr const char* kMetalConstant = "static constant constexpr const "
 inline const char* metal_type(mx::Dtype type) {
   if (type == mx::float32) return "float";
   return type == mx::float16 ? "float16_t" : "bfloat16_t";
-}
-
-/// A float as the integer of its bits: the kernels' language has no literal for every one.
-inline int bits_of(float value) {
-  int bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
 }
 
 [[noreturn]] inline void refuse_metal(const char* op, const std::string& obstacle) {

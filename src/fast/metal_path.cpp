@@ -87,6 +87,15 @@ std::string metal_norm_obstacle(int width) {
 
 int metal_norm_simdgroups(int width) { return std::min((width + 127) / 128, 2 * kMaxSimdgroups); }
 
+std::string metal_route_obstacle(const MetalRoute& route) {
+  if (route.experts > 1024) return "more than 1024 experts";
+  if (route.top_k > 32) return "more than 32 experts a token";
+  if (route.groups > 32) return "more than 32 groups of experts";
+  // Metal has no conversion between them but by way of float32.
+  if (route.both_halves) return "float16 and bfloat16 in one call";
+  return "";
+}
+
 std::string metal_device_obstacle(const mx::Stream& s) {
   if (backend_of(s) != Backend::metal || turned_off()) return "no kernel for this device";
   return "";

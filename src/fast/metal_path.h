@@ -46,6 +46,16 @@ std::string metal_norm_obstacle(int width);
 /// Simdgroups of a threadgroup that normalises a row.
 int metal_norm_simdgroups(int width);
 
+/// A router's call, as far as it decides whether the kernel takes it.
+struct MetalRoute {
+  int experts, top_k;
+  int groups;        ///< that are chosen among; 1 if all experts are
+  bool both_halves;  ///< whether it has float16 and bfloat16
+};
+
+/// Why the router's kernel does not take a call; empty if it does.
+std::string metal_route_obstacle(const MetalRoute& route);
+
 /// Why no Metal kernel runs on a stream; empty if they do.
 std::string metal_device_obstacle(const mx::Stream& s);
 

@@ -210,6 +210,7 @@ class MoeRoute : public FusedPrimitive {
 
  protected:
   void eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_metal(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
  private:
   Options options_;

@@ -45,16 +45,19 @@ TEST(MetalKernel, HasTheSignatureThatMlxWrites) {
 }
 
 TEST(MetalKernel, RefusesTypesThatNoKernelTakes) {
-  EXPECT_THROW(metal_kernel_text(example(), {mx::int64, mx::float32, mx::uint32},
-                                 {mx::float16, mx::uint8}),
-               std::logic_error);
+  EXPECT_THROW(
+      metal_kernel_text(example(), {mx::int64, mx::float32, mx::uint32}, {mx::float16, mx::uint8}),
+      std::logic_error);
 }
 
 std::vector<mx::array> combine_inputs(mx::Dtype type) {
   const int E = 4, N = 24, K = 64, tokens = 3, top_k = 2;
-  return {mx::zeros({tokens, top_k, 1, K}, type), mx::zeros({E, N, K / 8}, mx::uint32),
-          mx::zeros({E, N, 1}, type),             mx::zeros({E, N, 1}, type),
-          mx::zeros({tokens, top_k}, mx::uint32), mx::zeros({tokens, top_k}, mx::float32)};
+  return {mx::zeros({tokens, top_k, 1, K}, type),
+          mx::zeros({E, N, K / 8}, mx::uint32),
+          mx::zeros({E, N, 1}, type),
+          mx::zeros({E, N, 1}, type),
+          mx::zeros({tokens, top_k}, mx::uint32),
+          mx::zeros({tokens, top_k}, mx::float32)};
 }
 
 GatherQmmCombine::Options combine_options(bool exact) {
@@ -77,8 +80,9 @@ TEST(MetalCall, DescribesACombine) {
                            "using Sum = float;", "int kPacks = 1;", "bool kWide = true;"}) {
     EXPECT_NE(kernel.config.find(line), std::string::npos) << line << "\n" << kernel.config;
   }
-  EXPECT_NE(kernel.body.find("Weights{down_w, down_scales, down_biases, nullptr, 192l, 24l, 24l, 0l}"),
-            std::string::npos)
+  EXPECT_NE(
+      kernel.body.find("Weights{down_w, down_scales, down_biases, nullptr, 192l, 24l, 24l, 0l}"),
+      std::string::npos)
       << kernel.body;
 }
 

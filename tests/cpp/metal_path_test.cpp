@@ -1,4 +1,5 @@
-// Which Metal kernel takes a call, and the text of it: decided on the host, so tested without a GPU.
+// Which Metal kernel takes a call, and the text of it: decided on the host, so tested without a
+// GPU.
 
 #include "fast/metal_path.h"
 
@@ -103,8 +104,17 @@ TEST(MetalPath, NormalisesRowsThatMlxDoesNotLoopOver) {
   EXPECT_EQ(metal_norm_simdgroups(4096), 16);
 }
 
+TEST(MetalPath, RoutesWhatFitsASimdgroup) {
+  EXPECT_EQ(metal_route_obstacle({1024, 32, 32, false}), "");
+  EXPECT_NE(metal_route_obstacle({1025, 8, 1, false}), "");
+  EXPECT_NE(metal_route_obstacle({128, 33, 1, false}), "");
+  EXPECT_NE(metal_route_obstacle({256, 8, 64, false}), "");
+  EXPECT_NE(metal_route_obstacle({128, 8, 1, true}), "");
+}
+
 TEST(MetalPath, NeedsAWheelWithMetal) {
-  EXPECT_EQ(metal_device_obstacle(mx::default_stream(mx::Device::cpu)), "no kernel for this device");
+  EXPECT_EQ(metal_device_obstacle(mx::default_stream(mx::Device::cpu)),
+            "no kernel for this device");
 }
 
 TEST(MetalPath, ReadsStacksWhoseRowsHaveNoGaps) {
