@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "fast/backend.h"
+#include "fast/metal_tuning.h"
 
 namespace zmlx::fast {
 
@@ -11,10 +12,6 @@ namespace {
 
 /// Pairs from which mlx-lm's SwitchGLU sorts them by expert.
 constexpr int kSorted = 64;
-
-/// Simdgroups of the largest threadgroup here: 256 threads, which every pipeline is allowed unless
-/// its kernel needs more registers than any of these.
-constexpr int kMaxSimdgroups = 8;
 
 /// Values of a 32-bit pack; those of 3, 5 and 6 bits fill 3, 5 and 3 bytes.
 int pack(int bits) { return bits == 3 || bits == 5 ? 8 : bits == 6 ? 4 : 32 / bits; }
@@ -50,16 +47,17 @@ bool turned_off() {
 
 MetalPlan plan_metal_swiglu(const MetalCall& c) {
   auto plan = plan_product(c);
-  plan.rows = 2;
-  plan.simdgroups = 2;
+  plan.rows = metal_tuning().swiglu_rows;
+  plan.simdgroups = metal_tuning().swiglu_simdgroups;
   return plan;
 }
 
 MetalPlan plan_metal_combine(const MetalCall& c) {
   auto plan = plan_product(c);
-  plan.rows = 4;
-  plan.simdgroups = std::clamp(c.top_k, 1, kMaxSimdgroups);
-  plan.tiles = std::max(1, kMaxSimdgroups / plan.simdgroups);
+  const int simdgroups = metal_tuning().combine_simdgroups;
+  plan.rows = metal_tuning().combine_rows;
+  plan.simdgroups = std::clamp(c.top_k, 1, simdgroups);
+  plan.tiles = std::max(1, simdgroups / plan.simdgroups);
   if (!plan.obstacle.empty()) return plan;
   // From 32 on MLX's sum over experts is another kernel; over a single column it is a row's sum.
   if (c.exact && (c.top_k >= 32 || c.N == 1)) {
@@ -85,7 +83,9 @@ std::string metal_norm_obstacle(int width) {
   return "";
 }
 
-int metal_norm_simdgroups(int width) { return std::min((width + 127) / 128, 2 * kMaxSimdgroups); }
+int metal_norm_simdgroups(int width) {
+  return std::min((width + 127) / 128, metal_tuning().norm_simdgroups);
+}
 
 std::string metal_route_obstacle(const MetalRoute& route) {
   if (route.experts > 1024) return "more than 1024 experts";

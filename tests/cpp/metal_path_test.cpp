@@ -5,6 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
+#include "fast/metal_tuning.h"
 #include "mlx/ops.h"
 
 namespace zmlx::fast {
@@ -110,6 +113,21 @@ TEST(MetalPath, RoutesWhatFitsASimdgroup) {
   EXPECT_NE(metal_route_obstacle({128, 33, 1, false}), "");
   EXPECT_NE(metal_route_obstacle({256, 8, 64, false}), "");
   EXPECT_NE(metal_route_obstacle({128, 8, 1, true}), "");
+}
+
+TEST(MetalTuning, ReadsWhatIsSet) {
+  const auto tuning = parse_metal_tuning("swiglu_rows=4,norm_simdgroups=32");
+  EXPECT_EQ(tuning.swiglu_rows, 4);
+  EXPECT_EQ(tuning.norm_simdgroups, 32);
+  EXPECT_EQ(tuning.combine_rows, MetalTuning().combine_rows);
+  EXPECT_EQ(parse_metal_tuning("").swiglu_rows, MetalTuning().swiglu_rows);
+}
+
+TEST(MetalTuning, RefusesWhatItCannotUse) {
+  for (const char* text : {"swiglu_rows", "swiglu_rows=", "swiglu_rows=0", "swiglu_rows=9",
+                           "swiglu_rows=2x", "swiglu=2", "norm_simdgroups=33", "=2"}) {
+    EXPECT_THROW(parse_metal_tuning(text), std::invalid_argument) << text;
+  }
 }
 
 TEST(MetalPath, NeedsAWheelWithMetal) {
