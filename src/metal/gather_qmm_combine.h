@@ -12,7 +12,7 @@ METAL_FUNC Sum sum_over_experts(const threadgroup Sum* products, int stride) {
   constexpr int kSums = Count < 8 ? Count : 8;
   Sum sums[kSums];
 #pragma unroll
-  for (int k = 0; k < kSums; ++k) sums[k] = 0;
+  for (int k = 0; k < kSums; ++k) sums[k] = static_cast<Sum>(0.0f);
 #pragma unroll
   for (int k = 0; k < Count; ++k) sums[k % 8] = products[k * stride] + sums[k % 8];
   Sum total = sums[0];

@@ -28,10 +28,10 @@ METAL_FUNC void softmax_in_place(threadgroup T* values, uint lane) {
     if (static_cast<int>(lane) == part) part_max = largest;
   }
   const Acc largest = simd_max(part_max);
-  Acc part_sum = 0;
+  Acc part_sum = static_cast<Acc>(0.0f);
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
-    Acc sum = 0;
+    Acc sum = static_cast<Acc>(0.0f);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const Acc e = metal::fast::exp(at[4 * part + i] - largest);
@@ -201,7 +201,7 @@ struct MoeRoute {
   /// an array of one axis `all_reduce`. A single weight is not added to anything.
   static METAL_FUNC Score sum(const threadgroup Score* chosen, uint lane) {
     if (C::K == 1) return chosen[0];
-    Score total = 0;
+    Score total = static_cast<Score>(0.0f);
     if constexpr (C::kOneAxis) {
       for (int i = 0; i < 4; ++i) {
         const int index = static_cast<int>(lane) * 4 + i;
@@ -232,7 +232,7 @@ struct MoeRoute {
       softmax_in_place<typename C::Acc, C::K>(chosen, lane);
       threadgroup_barrier(mem_flags::mem_threadgroup);
     }
-    Score weight = writes ? chosen[lane] : static_cast<Score>(0);
+    Score weight = writes ? chosen[lane] : static_cast<Score>(0.0f);
     if constexpr (C::kRenormalize) {
       Score divisor = sum(chosen, lane);
       if (C::kAddsEps) divisor = divisor + static_cast<Score>(as_type<float>(C::kEpsBits));

@@ -3,9 +3,11 @@
 /// Numbers and memory. MLX puts `utils.h` of its own kernels before every kernel's text, with the
 /// types bfloat16_t and float16_t and metal's names; nothing else is taken for granted.
 ///
-/// "Exact" kernels compute what MLX's own kernels compute, bit for bit. Their sums are written as
-/// the same expressions, so that a compiler that fuses a product and a sum does so in both; where
-/// MLX has a product and a sum in two kernels, something opaque stands between them here.
+/// "Exact" kernels compute what MLX's own kernels compute, bit for bit. MLX compiles both its own
+/// library and such kernels as these in Metal's math mode "safe", which fuses a product and a sum
+/// within a statement only (`fp contract(on)`; Metal Shading Language Specification, 1.6.3). So
+/// statements here have the shape of MLX's, and where MLX has a product and a sum in two
+/// statements or kernels, so have these.
 namespace zmlx {
 
 template <typename T>
