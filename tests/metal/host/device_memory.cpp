@@ -81,11 +81,8 @@ std::vector<BufferView> bind_buffers(const MslBuffer* buffers, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) {
     const auto& buffer = buffers[i];
     if (buffer.size > kSlot / 4) throw std::runtime_error("binds too large a buffer");
-    char* data = nullptr;
-    if (buffer.data) {
-      data = arena().resize(i, buffer.size);
-      memcpy(data, buffer.data, buffer.size);
-    }
+    char* data = arena().resize(i, buffer.size);
+    if (buffer.size > 0) memcpy(data, buffer.data, buffer.size);
     views.push_back({data, buffer.size, buffer.writable != 0, buffer.name});
   }
   return views;
@@ -93,7 +90,7 @@ std::vector<BufferView> bind_buffers(const MslBuffer* buffers, uint32_t count) {
 
 void copy_back(const MslBuffer* buffers, const std::vector<BufferView>& views) {
   for (size_t i = 0; i < views.size(); ++i) {
-    if (views[i].writable && views[i].data) {
+    if (views[i].writable && views[i].size > 0) {
       memcpy(buffers[i].data, views[i].data, views[i].size);
     }
   }

@@ -292,7 +292,7 @@ extern "C" {
 
 void* msl_buffer(int index) {
   auto& w = here();
-  if (index < 0 || index >= int(w.shared->buffers.size()) || !w.shared->buffers[index].data) {
+  if (index < 0 || index >= int(w.shared->buffers.size())) {
     fault(format("takes buffer %d, which is not bound", index));
   }
   return w.shared->buffers[index].data;

@@ -51,6 +51,9 @@ def run(library, name, kernel, entry, buffers, grid, threadgroup, variant, threa
     table = (_Buffer * (max(wanted, default=-1) + 1))()
     for index, parameter in wanted.items():
         array = buffers[index]
+        if array is None:  # not bound: any access is a fault
+            table[index] = _Buffer(None, 0, 0, parameter.name.encode())
+            continue
         if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
             raise ValueError(f"{name}: '{parameter.name}' is no contiguous NumPy array")
         if parameter.writable and not array.flags.writeable:

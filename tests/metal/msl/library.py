@@ -167,7 +167,8 @@ class Library:
     def __call__(self, name, buffers, *, grid, threadgroup, variant=0, threads=2):
         """Runs a kernel and writes to the arrays that it writes to.
 
-        buffers: NumPy arrays by position, or a dictionary by buffer index; C-contiguous.
+        buffers: contiguous NumPy arrays by position, or a dictionary by buffer index; None for one
+            that the kernel must not touch.
         grid, threadgroup: threads, as in MLX's `dispatch_threads`; up to three axes.
         variant: 0 or 1: which of the ways that MSL leaves open is taken (see README.md).
         threads: of the operating system, among which threadgroups are dealt.

@@ -103,7 +103,7 @@ def _parameter(text, next_buffer):
             index = int(match.group(1))
             break
     else:
-        if "*" not in declaration and "&" not in declaration:
+        if not any(c in declaration for c in "*&["):
             raise ValueError(f"no source is known for the argument: {text.strip()}")
         index = next_buffer
     constant = re.search(r"\bconst\b[^*&]*[*&]|^\s*\w[\w:<>, ]*\bconst\b\s*[*&]", declaration)

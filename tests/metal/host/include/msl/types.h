@@ -84,6 +84,8 @@ constexpr To as_type(From from) {
 #define NAN __builtin_nanf("")
 #define M_PI_F 3.14159265358979323846f
 #define M_SQRT1_2_F 0.70710678118654752440f
+#define M_LN2_F 0.69314718055994530942f
+#define M_LN10_F 2.30258509299404568402f
 #define M_LOG2E_F 1.44269504088896340736f
 #define M_2_SQRTPI_F 1.12837916709551257390f
 #define FLT_MAX 3.402823466e+38f
@@ -132,6 +134,13 @@ template <typename T>
 struct is_arithmetic : std::bool_constant<std::is_arithmetic_v<T> || is_floating_point_v<T>> {};
 template <typename T>
 inline constexpr bool is_arithmetic_v = is_arithmetic<T>::value;
+
+template <typename T, size_t N>
+struct array {
+  T elements[N];
+  constexpr T& operator[](size_t i) { return elements[i]; }
+  constexpr const T& operator[](size_t i) const { return elements[i]; }
+};
 
 template <typename T>
 struct numeric_limits : std::numeric_limits<T> {};
