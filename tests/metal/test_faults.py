@@ -89,8 +89,14 @@ PLANTED = {
         "S s = *(const device S*)(x + i); y[i] = s.v[i % 5];",
         r"reads out of bounds.*buffer 0",
     ),
-    "writes to an input": ("((device float*)x)[i] = 1;", r"writes to the read-only buffer 0 \('x'\)"),
-    "reads a wild pointer": ("y[i] = *(const device float*)(ulong(i) * 64 + 64);", r"in no buffer|not mapped"),
+    "writes to an input": (
+        "((device float*)x)[i] = 1;",
+        r"writes to the read-only buffer 0 \('x'\)",
+    ),
+    "reads a wild pointer": (
+        "y[i] = *(const device float*)(ulong(i) * 64 + 64);",
+        r"in no buffer|not mapped",
+    ),
     "threadgroup array past its end": (
         "threadgroup float shared[63]; shared[i] = 1;",
         r"index 63 is out of bounds of an array of type 'float ?\[63\]' \(<stdin>:\d+\)",

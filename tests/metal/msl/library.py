@@ -147,7 +147,7 @@ class Library:
             text += entry(kernel, expression, number)
             self._numbers[name], self._kernels[name] = number, kernel
         flags = [*_MSL, *(_CHECKED if options.checked else ["-O2"])]
-        flags.append(f"-ffp-contract={'fast' if options.contract else 'off'}")
+        flags.append(f"-ffp-contract={'on' if options.contract else 'off'}")
         path = _built(
             f"kernels/{_digest(clang(), flags, text)}.so",
             [clang(), *flags, "-shared", "-w", "-x", "c++-cpp-output"],

@@ -183,7 +183,14 @@ class Stock:
         if weight is None:
             weight = rounded([1.0], type_)
         simdgroups = ((width + 3) // 4 + 31) // 32
-        buffers = [x, weight, out, np.array([eps], np.float32), np.array([width], np.uint32), stride]
+        buffers = [
+            x,
+            weight,
+            out,
+            np.array([eps], np.float32),
+            np.array([width], np.uint32),
+            stride,
+        ]
         self._run(
             norm_library(self.options),
             f"rms_row<{METAL_TYPES[type_]}>",
