@@ -140,7 +140,7 @@ struct SwigluCall {
                 kPositions,
             names,
             {"out"},
-            {ceil_div(gather.call.N, plan.rows * plan.simdgroups), gather.call.pairs(), 1},
+            {gather.call.pairs(), ceil_div(gather.call.N, plan.rows * plan.simdgroups), 1},
             32 * plan.simdgroups,
             gather.copied};
   }
@@ -203,7 +203,7 @@ struct CombineCall {
                 gather.text(down, "down_") + ", indices, weights, out, products, " + kPositions,
             names,
             {"out"},
-            {ceil_div(gather.call.N, plan.tiles * plan.rows), gather.call.tokens, 1},
+            {gather.call.tokens, ceil_div(gather.call.N, plan.tiles * plan.rows), 1},
             32 * plan.simdgroups * plan.tiles,
             gather.copied};
   }

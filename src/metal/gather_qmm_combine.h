@@ -23,8 +23,8 @@ METAL_FUNC Sum sum_over_experts(const threadgroup Sum* products, int stride) {
 
 /// Down projection and weighted sum of one token. A threadgroup makes C::kTiles tiles of C::kRows
 /// elements; each tile has C::kSimdgroups simdgroups, which share the experts. Products pass
-/// through threadgroup memory, so no compiler fuses them with the sum. Grid: threadgroups of
-/// tiles, tokens.
+/// through threadgroup memory, so no compiler fuses them with the sum. Grid: tokens,
+/// threadgroups of tiles.
 ///
 /// @param products  C::kTopK * C::kTiles * C::kRows elements.
 template <class C>
@@ -36,10 +36,10 @@ METAL_FUNC void gather_qmm_combine(const device typename C::T* x, typename Produ
                                    uint simdgroup, uint lane) {
   using Sum = typename C::Sum;
   constexpr int kRows = C::kRows, kWidth = C::kTiles * kRows;
-  const int token = group.y, mine = static_cast<int>(lane);
+  const int token = group.x, mine = static_cast<int>(lane);
   const int tile = simdgroup / C::kSimdgroups;
-  const int first = group.x * kWidth + tile * kRows;
-  for (int k = simdgroup % C::kSimdgroups; k < C::kTopK; k += C::kSimdgroups) {
+  const int first = group.y * kWidth + tile * kRows;
+  for (int k = simdgroup % C::kSimdgroups; first < C::N && k < C::kTopK; k += C::kSimdgroups) {
     const int pair = token * C::kTopK + k;
     const uint32_t expert = expert_of<C>(indices, pair);
     threadgroup Sum* slot = products + k * kWidth + tile * kRows;
@@ -51,7 +51,7 @@ METAL_FUNC void gather_qmm_combine(const device typename C::T* x, typename Produ
     float sums[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      starts[r] = row_start<C>(down, expert, metal::min(first + r, C::N - 1), lane);
+      starts[r] = row_start<C>(down, expert, row_or_last<C>(first + r), lane);
       sums[r] = 0;
     }
     multiply_rows<C, kRows, 1>(x + pair * long(C::K), &down, starts, lane, sums);
@@ -69,7 +69,7 @@ METAL_FUNC void gather_qmm_combine(const device typename C::T* x, typename Produ
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  const int column = simdgroup * 32 + lane, n = group.x * kWidth + column;
+  const int column = simdgroup * 32 + lane, n = group.y * kWidth + column;
   if (column >= kWidth || n >= C::N) return;
   const Sum sum = sum_over_experts<C::kTopK>(products + column, kWidth);
   out[token * long(C::N) + n] = static_cast<typename C::Out>(sum);

@@ -6,7 +6,8 @@
 namespace zmlx {
 
 /// Gate, up and activation of one (token, expert) pair: a simdgroup makes C::kRows elements of the
-/// result, from as many rows of either matrix. Grid: tiles of rows, pairs.
+/// result, from as many rows of either matrix. Grid: pairs, tiles of rows; so the pairs of one
+/// expert read a tile at about the same time, and all but one from a cache.
 template <class C>
 METAL_FUNC void gather_qmm_swiglu(const device typename C::T* x, typename Product<C>::Weights gate,
                                   typename Product<C>::Weights up, const device uint32_t* indices,
@@ -15,8 +16,8 @@ METAL_FUNC void gather_qmm_swiglu(const device typename C::T* x, typename Produc
   using T = typename C::T;
   using Y = typename C::Intermediate;
   constexpr int kRows = C::kRows;
-  const int pair = group.y;
-  const int first = (group.x * C::kSimdgroups + simdgroup) * kRows;
+  const int pair = group.x;
+  const int first = (group.y * C::kSimdgroups + simdgroup) * kRows;
   if (first >= C::N) return;
   device T* result = out + pair * long(C::N) + first;
   const int mine = static_cast<int>(lane);
@@ -33,8 +34,8 @@ METAL_FUNC void gather_qmm_swiglu(const device typename C::T* x, typename Produc
   float sums[2 * kRows];
 #pragma unroll
   for (int r = 0; r < 2 * kRows; ++r) {
-    // A matrix's last row stands in for those beyond it.
-    starts[r] = row_start<C>(stacks[r % 2], expert, metal::min(first + r / 2, C::N - 1), lane);
+    const int n = row_or_last<C>(first + r / 2);
+    starts[r] = row_start<C>(stacks[r % 2], expert, n, lane);
     sums[r] = 0;
   }
   multiply_rows<C, 2 * kRows, 2>(x + row * long(C::K), stacks, starts, lane, sums);

@@ -19,6 +19,13 @@ struct Product {
   static constant constexpr const int kRowGroups = C::K / C::kGroup;
 };
 
+/// A matrix's last row stands in for those beyond it. Where there are none, rows lie at constant
+/// distances, which takes fewer registers.
+template <class C>
+METAL_FUNC int row_or_last(int n) {
+  return C::N % C::kRows == 0 ? n : metal::min(n, C::N - 1);
+}
+
 /// Where a row of a matrix begins for a lane.
 struct RowStart {
   const device uint8_t* codes;

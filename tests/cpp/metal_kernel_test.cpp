@@ -74,7 +74,7 @@ TEST(MetalCall, DescribesACombine) {
   const auto kernel = metal_kernel_of(combine_options(true), inputs);
   // One tile of 4 rows for each of 8 simdgroups, which are two experts' by four tiles.
   EXPECT_EQ(kernel.threads, 256);
-  EXPECT_EQ(kernel.threadgroups, (std::tuple{2, 3, 1}));
+  EXPECT_EQ(kernel.threadgroups, (std::tuple{3, 2, 1}));
   EXPECT_FALSE(kernel.copy_strided);
   for (const char* line : {"using T = bfloat16_t;", "using Intermediate = bfloat16_t;",
                            "using Sum = float;", "int kPacks = 1;", "bool kWide = true;"}) {
