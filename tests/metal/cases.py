@@ -13,7 +13,7 @@ FULL = os.environ.get("ZMLX_METAL_SWEEP") == "full"
 
 @dataclass(frozen=True)
 class Case:
-    """One call. `inner` and `outer` are the product's sizes: (D, H) of swiglu, (H, D) of combine."""
+    """One call. The product's sizes `inner` and `outer` are (D, H) of swiglu, (H, D) of combine."""
 
     op: str
     quantization: Quantization

@@ -8,10 +8,11 @@ from functools import cache
 
 import numpy as np
 from arrays import unwritten
-from msl import Library, Options
+from msl import PLAIN, Library
 from msl.library import ROOT
 from stock.wheel import include_folder
 
+_SOURCES = ROOT / "src/metal"
 _PREAMBLE = '#include "mlx/backend/metal/kernels/utils.h"\n'
 
 
@@ -32,12 +33,25 @@ class Refused(Exception):
 
 @cache
 def kernel_of(op, **call):
-    """What the library launches: text, name, buffers, threadgroups, threads; see calls/calls.cpp."""
+    """What the library launches: text, name, threadgroups and more; see calls/calls.cpp."""
     words = " ".join(f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in call.items())
     kernel = json.loads(_calls().zmlx_metal_call(f"op={op} {words}".encode()))
     if "refused" in kernel:
         raise Refused(kernel["refused"])
     return kernel
+
+
+def _code(text):
+    """Lines without comments and indentation, as the library embeds sources."""
+    lines = (line.split("//")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(("#pragma once", "#include"))]
+
+
+@cache
+def _check_built(file, text):
+    """The library may have been built from other sources than those that are compiled here."""
+    if "\n".join(_code((_SOURCES / file).read_text())) not in "\n".join(_code(text)):
+        raise RuntimeError(f"src/metal/{file} has changed since the library was built: make build")
 
 
 class FusedKernels:
@@ -49,13 +63,14 @@ class FusedKernels:
     sources: the folder of the Metal sources.
     """
 
-    def __init__(self, kernels, options=Options(), sources=ROOT / "src/metal"):
+    def __init__(self, kernels, options=PLAIN, sources=_SOURCES):
         self._names = {}
         text = _PREAMBLE
         for file in sorted({k["file"] for k in kernels}):
             text += f'#include "{file}"\n'
         for kernel in kernels:
             key = kernel["text"]
+            _check_built(kernel["file"], key)
             if key in self._names:
                 continue
             number = len(self._names)
@@ -84,7 +99,7 @@ class FusedKernels:
         return results
 
 
-def alone(kernel, options=Options()):
+def alone(kernel, options=PLAIN):
     """A kernel compiled from its whole text, as MLX would compile it."""
     library = Library(
         _PREAMBLE + kernel["text"], [kernel["name"]], include=[include_folder()], options=options

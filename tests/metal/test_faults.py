@@ -1,4 +1,4 @@
-"""The host finds what a GPU would not forgive: faults planted in small kernels, beside clean ones."""
+"""The host finds what a GPU would not forgive: planted faults, beside clean kernels."""
 
 import re
 

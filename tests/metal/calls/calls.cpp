@@ -119,7 +119,7 @@ Kernel combine(const Call& call) {
   inputs.add({M, K}, mx::uint32);
   inputs.add({M, K}, weights);
   const auto out = mx::promote_types(type, weights);
-  const GatherQmmCombine::Options options{quantization(call), bias, true, out,
+  const GatherQmmCombine::Options options{quantization(call),        bias, true, out,
                                           call.number("exact") != 0, 32};
   return {metal_kernel_of(options, inputs.get()), inputs.types(), {out}};
 }

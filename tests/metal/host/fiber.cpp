@@ -84,7 +84,7 @@ void catch_signals() {
   alternative.ss_sp = stack.get();
   alternative.ss_size = kSize;
   sigaltstack(&alternative, nullptr);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = handle;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   for (int number : {SIGSEGV, SIGBUS, SIGILL}) sigaction(number, &action, nullptr);

@@ -305,18 +305,30 @@ uint32_t msl_position(int source, int axis) {
   switch (source) {
     case kThreadPositionInGrid:
       return w.group[axis] * launch.group_size[axis] + lane.position[axis];
-    case kThreadgroupPositionInGrid: return w.group[axis];
-    case kThreadPositionInThreadgroup: return lane.position[axis];
-    case kThreadIndexInThreadgroup: return lane.index;
-    case kThreadIndexInSimdgroup: return lane.index % kLanes;
-    case kSimdgroupIndexInThreadgroup: return lane.index / kLanes;
-    case kThreadsPerThreadgroup: return w.size[axis];
-    case kThreadsPerGrid: return launch.grid[axis];
-    case kThreadgroupsPerGrid: return w.shared->groups[axis];
-    case kThreadsPerSimdgroup: return kLanes;
-    case kSimdgroupsPerThreadgroup: return (w.lane_count + kLanes - 1) / kLanes;
-    case kThreadIndexInQuadgroup: return lane.index % 4;
-    case kQuadgroupIndexInThreadgroup: return lane.index / 4;
+    case kThreadgroupPositionInGrid:
+      return w.group[axis];
+    case kThreadPositionInThreadgroup:
+      return lane.position[axis];
+    case kThreadIndexInThreadgroup:
+      return lane.index;
+    case kThreadIndexInSimdgroup:
+      return lane.index % kLanes;
+    case kSimdgroupIndexInThreadgroup:
+      return lane.index / kLanes;
+    case kThreadsPerThreadgroup:
+      return w.size[axis];
+    case kThreadsPerGrid:
+      return launch.grid[axis];
+    case kThreadgroupsPerGrid:
+      return w.shared->groups[axis];
+    case kThreadsPerSimdgroup:
+      return kLanes;
+    case kSimdgroupsPerThreadgroup:
+      return (w.lane_count + kLanes - 1) / kLanes;
+    case kThreadIndexInQuadgroup:
+      return lane.index % 4;
+    case kQuadgroupIndexInThreadgroup:
+      return lane.index / 4;
   }
   fault(format("takes an argument of unknown source %d", source));
 }

@@ -3,8 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
-/// What compiled kernels and the driver call of the Metal host. Kernels pass values and addresses of
-/// their own stack only, so that every other address a kernel touches belongs to the kernel's work.
+/// What compiled kernels and the driver call of the Metal host. Kernels pass values and addresses
+/// of their own stack only, so that every other address a kernel touches belongs to the kernel's
+/// work.
 extern "C" {
 
 /// Where a kernel's argument comes from: a buffer (its index) or one of these.
@@ -58,9 +59,9 @@ struct MslLaunch {
   const void* image;  ///< any address in the kernel's library
   const MslBuffer* buffers;
   uint32_t buffer_count;
-  uint32_t grid[3];         ///< threads
+  uint32_t grid[3];        ///< threads
   uint32_t group_size[3];  ///< threads; "threadgroup" is a word of MSL
-  uint32_t threads;         ///< of the operating system
+  uint32_t threads;        ///< of the operating system
   int32_t variant;
 };
 

@@ -41,8 +41,8 @@ std::string ThreadgroupMemory::declare(size_t ordinal, size_t size, const char* 
   if (ordinal < arrays_.size()) {
     const auto& array = arrays_[ordinal];
     if (array.size != size || strcmp(array.name, name)) {
-      return "declares threadgroup array '" + std::string(name) + "' where another thread declares '" +
-             array.name + "'";
+      return "declares threadgroup array '" + std::string(name) +
+             "' where another thread declares '" + array.name + "'";
     }
     address = reinterpret_cast<void*>(base_ + array.begin);
     return {};
@@ -50,8 +50,8 @@ std::string ThreadgroupMemory::declare(size_t ordinal, size_t size, const char* 
   size_t total = size;
   for (const auto& array : arrays_) total += array.size;
   if (total > kLimit) {
-    return "declares " + std::to_string(total) + " bytes of threadgroup memory, of which there are " +
-           std::to_string(kLimit);
+    return "declares " + std::to_string(total) +
+           " bytes of threadgroup memory, of which there are " + std::to_string(kLimit);
   }
   const auto begin = used_ + kGap;
   used_ = (begin + size + kGap) / kGap * kGap;

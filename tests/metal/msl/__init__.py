@@ -1,6 +1,6 @@
 """Runs Metal kernels on the CPU. See ../README.md."""
 
-from .library import Library, Options
 from .launch import MslFault
+from .library import PLAIN, Library, Options
 
-__all__ = ["Library", "MslFault", "Options"]
+__all__ = ["PLAIN", "Library", "MslFault", "Options"]

@@ -71,6 +71,9 @@ class Options:
     contract: bool = False
 
 
+PLAIN = Options()
+
+
 @cache
 def clang():
     for name in ("clang++-19", "clang++-20", "clang++-21"):
@@ -130,7 +133,7 @@ class Library:
         `host_name` and, if there are none, all kernels that are no templates.
     """
 
-    def __init__(self, source, entries=None, *, include=(), options=Options(), defines=()):
+    def __init__(self, source, entries=None, *, include=(), options=PLAIN, defines=()):
         folders = [HOST / "include_mlx", *include]
         flat = _run(
             [clang(), *_MSL, *(f"-D{d}" for d in defines), "-E", "-x", "c++", "-"]

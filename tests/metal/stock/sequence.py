@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from arrays import METAL_TYPES, rounded, unwritten
-from msl import Library, Options
+from msl import PLAIN, Library
 
 from .wheel import include_folder
 
@@ -88,7 +88,7 @@ def groups_of(q):
 class Stock:
     """MLX's kernels, compiled one way and run in one variant (see README.md)."""
 
-    def __init__(self, options=Options(), variant=0):
+    def __init__(self, options=PLAIN, variant=0):
         self.options, self.variant = options, variant
 
     def _run(self, library, name, buffers, grid, threadgroup):

@@ -34,23 +34,23 @@ MSL_HOST bool atomic_compare_exchange_weak_explicit(atomic<T>* object, T* expect
   return __atomic_compare_exchange(&object->value, expected, &desired, false, __ATOMIC_RELAXED,
                                    __ATOMIC_RELAXED);
 }
-#define MSL_FETCH(name, expression)                                                        \
-  template <typename T>                                                                    \
-  MSL_HOST T atomic_fetch_##name##_explicit(atomic<T>* object, T operand, memory_order) {  \
-    msl_atomic_access(object, sizeof(T));                                                  \
-    T old, next;                                                                           \
-    __atomic_load(&object->value, &old, __ATOMIC_RELAXED);                                 \
-    do {                                                                                   \
-      next = expression;                                                                   \
-    } while (!__atomic_compare_exchange(&object->value, &old, &next, false,                \
-                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED));              \
-    return old;                                                                            \
+#define MSL_FETCH(name, expression)                                                           \
+  template <typename T>                                                                       \
+  MSL_HOST T atomic_fetch_##name##_explicit(atomic<T>* object, T operand, memory_order) {     \
+    msl_atomic_access(object, sizeof(T));                                                     \
+    T old, next;                                                                              \
+    __atomic_load(&object->value, &old, __ATOMIC_RELAXED);                                    \
+    do {                                                                                      \
+      next = expression;                                                                      \
+    } while (!__atomic_compare_exchange(&object->value, &old, &next, false, __ATOMIC_RELAXED, \
+                                        __ATOMIC_RELAXED));                                   \
+    return old;                                                                               \
   }
 MSL_FETCH(add, old + operand)
 MSL_FETCH(sub, old - operand)
 MSL_FETCH(max, metal::max(old, operand))
 MSL_FETCH(min, metal::min(old, operand))
-MSL_FETCH(and, old & operand)
+MSL_FETCH(and, old& operand)
 MSL_FETCH(or, old | operand)
 MSL_FETCH(xor, old ^ operand)
 #undef MSL_FETCH

@@ -3,8 +3,9 @@
 #include "vec.h"
 
 /// Math functions. What Apple's libraries return in the last bits can't be known here, so results
-/// are the C library's; those of `fast::`, and in variant 1 those that are fast only where fast math
-/// is on, differ in the last bit: a kernel must spell a function as the kernel that it follows does.
+/// are the C library's; those of `fast::`, and in variant 1 those that are fast only where fast
+/// math is on, differ in the last bit: a kernel must spell a function as the kernel that it follows
+/// does.
 
 extern "C" int msl_variant();
 extern "C" {
@@ -55,8 +56,7 @@ inline float divide(float x, float y) { return x / y; }
 inline float fdim(float x, float y) { return x > y ? x - y : 0.0f; }
 inline float powr(float x, float y) { return ::powf(x, y); }
 inline float median(float x, float y, float z) {
-  return __builtin_fmaxf(__builtin_fminf(x, y),
-                         __builtin_fminf(__builtin_fmaxf(x, y), z));
+  return __builtin_fmaxf(__builtin_fminf(x, y), __builtin_fminf(__builtin_fmaxf(x, y), z));
 }
 inline float fmax3(float x, float y, float z) { return __builtin_fmaxf(__builtin_fmaxf(x, y), z); }
 inline float fmin3(float x, float y, float z) { return __builtin_fminf(__builtin_fminf(x, y), z); }
@@ -64,33 +64,32 @@ inline float fmin3(float x, float y, float z) { return __builtin_fminf(__builtin
 }  // namespace msl
 
 // Inexact ones: (name, function).
-#define MSL_INEXACT1(apply)                                                                       \
-  apply(acos, ::acosf) apply(acosh, ::acoshf) apply(asin, ::asinf) apply(asinh, ::asinhf)         \
-      apply(atan, ::atanf) apply(atanh, ::atanhf) apply(cos, ::cosf) apply(cosh, ::coshf)         \
-          apply(cospi, msl::cospi) apply(exp, ::expf) apply(exp2, ::exp2f)                        \
-              apply(exp10, msl::exp10) apply(log, ::logf) apply(log2, ::log2f)                    \
-                  apply(log10, ::log10f) apply(rsqrt, msl::rsqrt) apply(sin, ::sinf)              \
-                      apply(sinh, ::sinhf) apply(sinpi, msl::sinpi) apply(sqrt, __builtin_sqrtf)  \
+#define MSL_INEXACT1(apply)                                                                      \
+  apply(acos, ::acosf) apply(acosh, ::acoshf) apply(asin, ::asinf) apply(asinh, ::asinhf)        \
+      apply(atan, ::atanf) apply(atanh, ::atanhf) apply(cos, ::cosf) apply(cosh, ::coshf)        \
+          apply(cospi, msl::cospi) apply(exp, ::expf) apply(exp2, ::exp2f)                       \
+              apply(exp10, msl::exp10) apply(log, ::logf) apply(log2, ::log2f)                   \
+                  apply(log10, ::log10f) apply(rsqrt, msl::rsqrt) apply(sin, ::sinf)             \
+                      apply(sinh, ::sinhf) apply(sinpi, msl::sinpi) apply(sqrt, __builtin_sqrtf) \
                           apply(tan, ::tanf) apply(tanh, ::tanhf) apply(tanpi, msl::tanpi)
-#define MSL_INEXACT2(apply)                                                        \
-  apply(atan2, ::atan2f) apply(divide, msl::divide) apply(pow, ::powf)             \
-      apply(powr, msl::powr)
+#define MSL_INEXACT2(apply) \
+  apply(atan2, ::atan2f) apply(divide, msl::divide) apply(pow, ::powf) apply(powr, msl::powr)
 // Exact ones.
-#define MSL_EXACT1(apply)                                                                   \
-  apply(fabs, __builtin_fabsf) apply(ceil, __builtin_ceilf) apply(floor, __builtin_floorf)  \
-      apply(fract, msl::fract) apply(rint, __builtin_rintf) apply(round, __builtin_roundf)  \
+#define MSL_EXACT1(apply)                                                                  \
+  apply(fabs, __builtin_fabsf) apply(ceil, __builtin_ceilf) apply(floor, __builtin_floorf) \
+      apply(fract, msl::fract) apply(rint, __builtin_rintf) apply(round, __builtin_roundf) \
           apply(trunc, __builtin_truncf) apply(saturate, msl::saturate) apply(sign, msl::sign)
-#define MSL_EXACT2(apply)                                                                 \
-  apply(fdim, msl::fdim) apply(fmax, __builtin_fmaxf) apply(fmin, __builtin_fminf)        \
+#define MSL_EXACT2(apply)                                                          \
+  apply(fdim, msl::fdim) apply(fmax, __builtin_fmaxf) apply(fmin, __builtin_fminf) \
       apply(fmod, ::fmodf) apply(copysign, __builtin_copysignf)
 
-#define MSL_DEFINE1(name, function)                                       \
+#define MSL_DEFINE1(name, function)                                         \
   inline float __metal_##name(float x, int mode = __METAL_PRECISE_MATH__) { \
-    return msl::another_last_bit(function(x), mode);                      \
+    return msl::another_last_bit(function(x), mode);                        \
   }
-#define MSL_DEFINE2(name, function)                                                \
+#define MSL_DEFINE2(name, function)                                                  \
   inline float __metal_##name(float x, float y, int mode = __METAL_PRECISE_MATH__) { \
-    return msl::another_last_bit(function(x, y), mode);                            \
+    return msl::another_last_bit(function(x, y), mode);                              \
   }
 MSL_INEXACT1(MSL_DEFINE1)
 MSL_INEXACT2(MSL_DEFINE2)
@@ -125,21 +124,21 @@ inline int __metal_signbit(float x) { return as_type<int>(x) < 0; }
 
 namespace metal {
 
-#define MSL_DECLARE1(name, mode)                                             \
-  inline float name(float x) { return __metal_##name(x, mode); }             \
-  inline half name(half x) { return half(__metal_##name(float(x), mode)); }  \
-  template <typename T, int N>                                               \
-  inline vec<T, N> name(vec<T, N> x) {                                       \
-    for (int i = 0; i < N; ++i) x[i] = name(x[i]);                           \
-    return x;                                                                \
+#define MSL_DECLARE1(name, mode)                                            \
+  inline float name(float x) { return __metal_##name(x, mode); }            \
+  inline half name(half x) { return half(__metal_##name(float(x), mode)); } \
+  template <typename T, int N>                                              \
+  inline vec<T, N> name(vec<T, N> x) {                                      \
+    for (int i = 0; i < N; ++i) x[i] = name(x[i]);                          \
+    return x;                                                               \
   }
-#define MSL_DECLARE2(name, mode)                                             \
-  inline float name(float x, float y) { return __metal_##name(x, y, mode); } \
+#define MSL_DECLARE2(name, mode)                                                              \
+  inline float name(float x, float y) { return __metal_##name(x, y, mode); }                  \
   inline half name(half x, half y) { return half(__metal_##name(float(x), float(y), mode)); } \
-  template <typename T, int N>                                               \
-  inline vec<T, N> name(vec<T, N> x, vec<T, N> y) {                          \
-    for (int i = 0; i < N; ++i) x[i] = name(x[i], y[i]);                     \
-    return x;                                                                \
+  template <typename T, int N>                                                                \
+  inline vec<T, N> name(vec<T, N> x, vec<T, N> y) {                                           \
+    for (int i = 0; i < N; ++i) x[i] = name(x[i], y[i]);                                      \
+    return x;                                                                                 \
   }
 
 #define MSL_MAYBE1(name, function) MSL_DECLARE1(name, __METAL_MAYBE_FAST_MATH__)
@@ -194,9 +193,9 @@ inline float modf(float x, float& whole) {
 inline float nextafter(float x, float y) { return ::nextafterf(x, y); }
 
 // min and max of floats give the other operand if one is NaN; MSL has one overload a type.
-#define MSL_ORDER(T)                                           \
-  constexpr T min(T a, T b) { return b < a ? b : a; }          \
-  constexpr T max(T a, T b) { return a < b ? b : a; }          \
+#define MSL_ORDER(T)                                  \
+  constexpr T min(T a, T b) { return b < a ? b : a; } \
+  constexpr T max(T a, T b) { return a < b ? b : a; } \
   constexpr T clamp(T x, T low, T high) { return min(max(x, low), high); }
 MSL_ORDER(signed char)
 MSL_ORDER(uchar)

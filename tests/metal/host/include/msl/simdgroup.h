@@ -70,34 +70,49 @@ inline MSL_HOST void combine_ballot(void* slots, size_t, unsigned lanes) {
   for (unsigned i = 0; i < lanes; ++i) votes[i] = ballot;
 }
 
-
 struct Sum {
   template <typename T>
-  static constexpr T identity() { return T(0); }
+  static constexpr T identity() {
+    return T(0);
+  }
   template <typename T>
-  static T apply(T a, T b) { return a + b; }
+  static T apply(T a, T b) {
+    return a + b;
+  }
 };
 struct Product {
   template <typename T>
-  static constexpr T identity() { return T(1); }
+  static constexpr T identity() {
+    return T(1);
+  }
   template <typename T>
-  static T apply(T a, T b) { return a * b; }
+  static T apply(T a, T b) {
+    return a * b;
+  }
 };
 struct Max {
   template <typename T>
-  static T apply(T a, T b) { return metal::max(a, b); }
+  static T apply(T a, T b) {
+    return metal::max(a, b);
+  }
 };
 struct Min {
   template <typename T>
-  static T apply(T a, T b) { return metal::min(a, b); }
+  static T apply(T a, T b) {
+    return metal::min(a, b);
+  }
 };
 struct And {
   template <typename T>
-  static T apply(T a, T b) { return a & b; }
+  static T apply(T a, T b) {
+    return a & b;
+  }
 };
 struct Or {
   template <typename T>
-  static T apply(T a, T b) { return a | b; }
+  static T apply(T a, T b) {
+    return a | b;
+  }
 };
 struct Xor {
   template <typename T>
@@ -122,16 +137,16 @@ inline uint own_lane() { return msl_position(kThreadIndexInSimdgroup, 0); }
 
 }  // namespace msl
 
-#define MSL_REDUCE(name, operation)                                                     \
-  template <typename T>                                                                 \
-  MSL_MEETING inline T __metal_##name(T x, MslSite at = msl::site()) {                  \
-    return msl::meet(msl::combine_reduction<T, msl::operation>, x, #name, at);          \
-  }                                                                                     \
-  namespace metal {                                                                     \
-  template <typename T>                                                                 \
-  MSL_MEETING inline T name(T x, MslSite at = msl::site()) {                            \
-    return msl::meet(msl::combine_reduction<T, msl::operation>, x, #name, at);          \
-  }                                                                                     \
+#define MSL_REDUCE(name, operation)                                            \
+  template <typename T>                                                        \
+  MSL_MEETING inline T __metal_##name(T x, MslSite at = msl::site()) {         \
+    return msl::meet(msl::combine_reduction<T, msl::operation>, x, #name, at); \
+  }                                                                            \
+  namespace metal {                                                            \
+  template <typename T>                                                        \
+  MSL_MEETING inline T name(T x, MslSite at = msl::site()) {                   \
+    return msl::meet(msl::combine_reduction<T, msl::operation>, x, #name, at); \
+  }                                                                            \
   }
 MSL_REDUCE(simd_sum, Sum)
 MSL_REDUCE(simd_product, Product)
@@ -142,16 +157,16 @@ MSL_REDUCE(simd_or, Or)
 MSL_REDUCE(simd_xor, Xor)
 #undef MSL_REDUCE
 
-#define MSL_PREFIX(name, operation, inclusive)                                             \
-  template <typename T>                                                                    \
-  MSL_MEETING inline T __metal_##name(T x, MslSite at = msl::site()) {                     \
-    return msl::meet(msl::combine_prefix<T, msl::operation, inclusive>, x, #name, at);     \
-  }                                                                                        \
-  namespace metal {                                                                        \
-  template <typename T>                                                                    \
-  MSL_MEETING inline T name(T x, MslSite at = msl::site()) {                               \
-    return msl::meet(msl::combine_prefix<T, msl::operation, inclusive>, x, #name, at);     \
-  }                                                                                        \
+#define MSL_PREFIX(name, operation, inclusive)                                         \
+  template <typename T>                                                                \
+  MSL_MEETING inline T __metal_##name(T x, MslSite at = msl::site()) {                 \
+    return msl::meet(msl::combine_prefix<T, msl::operation, inclusive>, x, #name, at); \
+  }                                                                                    \
+  namespace metal {                                                                    \
+  template <typename T>                                                                \
+  MSL_MEETING inline T name(T x, MslSite at = msl::site()) {                           \
+    return msl::meet(msl::combine_prefix<T, msl::operation, inclusive>, x, #name, at); \
+  }                                                                                    \
   }
 MSL_PREFIX(simd_prefix_exclusive_sum, Sum, false)
 MSL_PREFIX(simd_prefix_inclusive_sum, Sum, true)
@@ -160,17 +175,17 @@ MSL_PREFIX(simd_prefix_inclusive_product, Product, true)
 #undef MSL_PREFIX
 
 // (name, lane to read from); beyond the simdgroup a lane keeps its own value.
-#define MSL_SHUFFLE(name, from)                                                \
-  template <typename T>                                                        \
+#define MSL_SHUFFLE(name, from)                                                  \
+  template <typename T>                                                          \
   MSL_MEETING inline T __metal_##name(T x, ushort n, MslSite at = msl::site()) { \
-    const uint own = msl::own_lane();                                          \
-    return msl::shuffle(x, x, from, #name, at);                                \
-  }                                                                            \
-  namespace metal {                                                            \
-  template <typename T>                                                        \
-  MSL_MEETING inline T name(T x, ushort n, MslSite at = msl::site()) {         \
-    return ::__metal_##name(x, n, at);                                         \
-  }                                                                            \
+    const uint own = msl::own_lane();                                            \
+    return msl::shuffle(x, x, from, #name, at);                                  \
+  }                                                                              \
+  namespace metal {                                                              \
+  template <typename T>                                                          \
+  MSL_MEETING inline T name(T x, ushort n, MslSite at = msl::site()) {           \
+    return ::__metal_##name(x, n, at);                                           \
+  }                                                                              \
   }
 MSL_SHUFFLE(simd_broadcast, ((void)own, n))
 MSL_SHUFFLE(simd_shuffle, ((void)own, n))

@@ -95,8 +95,7 @@ MSL_MEETING inline void simdgroup_multiply_accumulate(simdgroup_matrix<D>& d,
 }
 template <typename D, typename A, typename B>
 MSL_MEETING inline void simdgroup_multiply(simdgroup_matrix<D>& d, const simdgroup_matrix<A>& a,
-                                           const simdgroup_matrix<B>& b,
-                                           MslSite at = msl::site()) {
+                                           const simdgroup_matrix<B>& b, MslSite at = msl::site()) {
   const auto zero = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   simdgroup_multiply_accumulate(d, a, b, zero, at);
 }

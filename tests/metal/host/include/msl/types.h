@@ -35,20 +35,20 @@ struct bfloat {
   constexpr operator float() const { return static_cast<float>(value); }
   constexpr explicit operator __bf16() const { return value; }
 
-#define MSL_BFLOAT_OPERATOR(op)                                                       \
-  friend constexpr bfloat operator op(bfloat a, bfloat b) {                           \
-    return bfloat(static_cast<__bf16>(a.value op b.value));                           \
-  }                                                                                   \
-  template <typename I>                                                               \
-    requires std::is_integral_v<I>                                                    \
-  friend constexpr bfloat operator op(bfloat a, I b) {                                \
-    return a op bfloat(b);                                                            \
-  }                                                                                   \
-  template <typename I>                                                               \
-    requires std::is_integral_v<I>                                                    \
-  friend constexpr bfloat operator op(I a, bfloat b) {                                \
-    return bfloat(a) op b;                                                            \
-  }                                                                                   \
+#define MSL_BFLOAT_OPERATOR(op)                             \
+  friend constexpr bfloat operator op(bfloat a, bfloat b) { \
+    return bfloat(static_cast<__bf16>(a.value op b.value)); \
+  }                                                         \
+  template <typename I>                                     \
+    requires std::is_integral_v<I>                          \
+  friend constexpr bfloat operator op(bfloat a, I b) {      \
+    return a op bfloat(b);                                  \
+  }                                                         \
+  template <typename I>                                     \
+    requires std::is_integral_v<I>                          \
+  friend constexpr bfloat operator op(I a, bfloat b) {      \
+    return bfloat(a) op b;                                  \
+  }                                                         \
   friend constexpr bfloat& operator op##=(bfloat & a, bfloat b) { return a = a op b; }
   MSL_BFLOAT_OPERATOR(+)
   MSL_BFLOAT_OPERATOR(-)
@@ -56,12 +56,12 @@ struct bfloat {
   MSL_BFLOAT_OPERATOR(/)
 #undef MSL_BFLOAT_OPERATOR
   friend constexpr bfloat operator-(bfloat a) { return bfloat(static_cast<__bf16>(-a.value)); }
-#define MSL_BFLOAT_COMPARISON(op)                                                             \
-  friend constexpr bool operator op(bfloat a, bfloat b) { return a.value op b.value; }        \
-  template <typename I>                                                                       \
-    requires std::is_integral_v<I>                                                            \
-  friend constexpr bool operator op(bfloat a, I b) {                                          \
-    return a op bfloat(b);                                                                    \
+#define MSL_BFLOAT_COMPARISON(op)                                                      \
+  friend constexpr bool operator op(bfloat a, bfloat b) { return a.value op b.value; } \
+  template <typename I>                                                                \
+    requires std::is_integral_v<I>                                                     \
+  friend constexpr bool operator op(bfloat a, I b) {                                   \
+    return a op bfloat(b);                                                             \
   }
   MSL_BFLOAT_COMPARISON(==)
   MSL_BFLOAT_COMPARISON(!=)
@@ -73,7 +73,7 @@ struct bfloat {
 };
 
 constexpr half operator""h(long double value) { return static_cast<half>(value); }
-constexpr bfloat operator""bf(long double value) { return bfloat(static_cast<float>(value)); }
+constexpr bfloat operator"" bf(long double value) { return bfloat(static_cast<float>(value)); }
 
 template <typename To, typename From>
 constexpr To as_type(From from) {
@@ -164,4 +164,3 @@ template <>
 struct numeric_limits<bfloat> : limits16<bfloat, 0x7f7f, 0x0080, 0x7f80, 0x7fc0, 0x3c00, 8> {};
 
 }  // namespace metal
-

@@ -8,13 +8,13 @@ namespace metal {
 template <typename T, int N>
 struct vec;
 
-#define MSL_SWIZZLE2(a, b)                                         \
-  constexpr vec<T, 2> get_##a##b() const { return {a, b}; }        \
-  constexpr void put_##a##b(vec<T, 2> v) { a = v.x, b = v.y; }     \
+#define MSL_SWIZZLE2(a, b)                                     \
+  constexpr vec<T, 2> get_##a##b() const { return {a, b}; }    \
+  constexpr void put_##a##b(vec<T, 2> v) { a = v.x, b = v.y; } \
   __declspec(property(get = get_##a##b, put = put_##a##b)) vec<T, 2> a##b;
-#define MSL_SWIZZLE3(p, q, s)                                                   \
-  constexpr vec<T, 3> get_##p##q##s() const { return {p, q, s}; }               \
-  constexpr void put_##p##q##s(vec<T, 3> v) { p = v.x, q = v.y, s = v.z; }      \
+#define MSL_SWIZZLE3(p, q, s)                                              \
+  constexpr vec<T, 3> get_##p##q##s() const { return {p, q, s}; }          \
+  constexpr void put_##p##q##s(vec<T, 3> v) { p = v.x, q = v.y, s = v.z; } \
   __declspec(property(get = get_##p##q##s, put = put_##p##q##s)) vec<T, 3> p##q##s;
 
 template <typename T>
@@ -81,24 +81,24 @@ struct as_is {
   using type = T;
 };
 
-#define MSL_VEC_OPERATOR(op)                                                        \
-  template <typename T, int N>                                                      \
-  constexpr vec<T, N> operator op(vec<T, N> a, vec<T, N> b) {                       \
-    vec<T, N> r;                                                                    \
-    for (int i = 0; i < N; ++i) r[i] = static_cast<T>(a[i] op b[i]);                \
-    return r;                                                                       \
-  }                                                                                 \
-  template <typename T, int N>                                                      \
-  constexpr vec<T, N> operator op(vec<T, N> a, typename as_is<T>::type b) {         \
-    return a op vec<T, N>(b);                                                       \
-  }                                                                                 \
-  template <typename T, int N>                                                      \
-  constexpr vec<T, N> operator op(typename as_is<T>::type a, vec<T, N> b) {         \
-    return vec<T, N>(a) op b;                                                       \
-  }                                                                                 \
-  template <typename T, int N, typename U>                                          \
-  constexpr vec<T, N>& operator op##=(vec<T, N>& a, U b) {                          \
-    return a = a op b;                                                              \
+#define MSL_VEC_OPERATOR(op)                                                \
+  template <typename T, int N>                                              \
+  constexpr vec<T, N> operator op(vec<T, N> a, vec<T, N> b) {               \
+    vec<T, N> r;                                                            \
+    for (int i = 0; i < N; ++i) r[i] = static_cast<T>(a[i] op b[i]);        \
+    return r;                                                               \
+  }                                                                         \
+  template <typename T, int N>                                              \
+  constexpr vec<T, N> operator op(vec<T, N> a, typename as_is<T>::type b) { \
+    return a op vec<T, N>(b);                                               \
+  }                                                                         \
+  template <typename T, int N>                                              \
+  constexpr vec<T, N> operator op(typename as_is<T>::type a, vec<T, N> b) { \
+    return vec<T, N>(a) op b;                                               \
+  }                                                                         \
+  template <typename T, int N, typename U>                                  \
+  constexpr vec<T, N>& operator op##=(vec<T, N>& a, U b) {                  \
+    return a = a op b;                                                      \
   }
 MSL_VEC_OPERATOR(+)
 MSL_VEC_OPERATOR(-)
@@ -159,9 +159,9 @@ constexpr bool any(bool v) { return v; }
 
 }  // namespace metal
 
-#define MSL_VEC_NAMES(T, name)          \
-  using name##2 = metal::vec<T, 2>;     \
-  using name##3 = metal::vec<T, 3>;     \
+#define MSL_VEC_NAMES(T, name)      \
+  using name##2 = metal::vec<T, 2>; \
+  using name##3 = metal::vec<T, 3>; \
   using name##4 = metal::vec<T, 4>;
 MSL_VEC_NAMES(bool, bool)
 MSL_VEC_NAMES(signed char, char)
