@@ -123,6 +123,7 @@ struct SwigluCall {
     config.number("kXRows", x_rows);
     config.flag("kRowIndices", lhs != nullptr);
     config.flag("kRowPerToken", x_rows != gather.call.pairs());
+    config.flag("kGeglu", options.activation == Activation::geglu);
     config.flag("kClamped", options.activation == Activation::swiglu_clamped);
     config.number("kAlphaBits", bits_of(options.alpha));
     config.number("kLimitBits", bits_of(options.limit));

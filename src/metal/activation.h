@@ -41,9 +41,25 @@ METAL_FUNC T swiglu_clamped(T gate, T up, float alpha, float limit) {
   return linear * glu;
 }
 
+/// gelu's approximation by tanh, times `up`.
+template <typename T>
+METAL_FUNC T geglu(T gate, T up) {
+  const T power = metal::pow(gate, static_cast<T>(3.0f));
+  const T cubed = static_cast<T>(0.044715f) * power;
+  const T added = gate + cubed;
+  const T inner = static_cast<T>(0.7978845608028654f) * added;
+  const T tanh = metal::precise::tanh(inner);
+  const T one_plus = static_cast<T>(1.0f) + tanh;
+  const T half_gate = static_cast<T>(0.5f) * gate;
+  const T gelu = half_gate * one_plus;
+  return gelu * up;
+}
+
 template <class C, typename T>
 METAL_FUNC T activate(T gate, T up) {
-  if constexpr (C::kClamped) {
+  if constexpr (C::kGeglu) {
+    return geglu(gate, up);
+  } else if constexpr (C::kClamped) {
     return swiglu_clamped(gate, up, as_type<float>(C::kAlphaBits), as_type<float>(C::kLimitBits));
   } else {
     return swiglu(gate, up);

@@ -91,6 +91,13 @@ void add_experts(std::vector<mx::array>& inputs, const Call& call, const Quantiz
   if (bias) inputs.push_back(placed({E, N}, type, offset));
 }
 
+Activation activation_of(const std::string& name) {
+  if (name == "swiglu") return Activation::swiglu;
+  if (name == "geglu") return Activation::geglu;
+  if (name == "swiglu_clamped") return Activation::swiglu_clamped;
+  throw std::invalid_argument("no activation " + name);
+}
+
 Described swiglu(const Call& call) {
   const auto q = quantization_of(call);
   const auto type = call.type("type", "bfloat16");
@@ -101,9 +108,7 @@ Described swiglu(const Call& call) {
   const bool indexed = rows != "token" && rows != "pair";
   const int x_rows = rows == "token" ? tokens : rows == "pair" ? tokens * top_k : std::stoi(rows);
   GatherQmmSwiglu::Options options{q,
-                                   call.text("activation", "swiglu") == "swiglu"
-                                       ? Activation::swiglu
-                                       : Activation::swiglu_clamped,
+                                   activation_of(call.text("activation", "swiglu")),
                                    call.real("alpha", "1.702"),
                                    call.real("limit", "7"),
                                    gate_bias,
