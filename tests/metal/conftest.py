@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 def _obstacle():
     from msl.library import clang
 
-    if platform.machine() != "x86_64" or "avx2" not in Path("/proc/cpuinfo").read_text():
+    linux = sys.platform == "linux" and platform.machine() == "x86_64"
+    if not linux or "avx2" not in Path("/proc/cpuinfo").read_text():
         return "the Metal host needs Linux on x86-64 with AVX2"
     try:
         clang()
