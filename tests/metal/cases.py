@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from arrays import METAL_TYPES, QUANTIZATIONS, Quantization, random_experts, rounded
+from fused import kernel_of
 from stock.sequence import fast_alignment
 
 FULL = os.environ.get("ZMLX_METAL_SWEEP") == "full"
@@ -27,9 +28,11 @@ class Case:
     rows: bool  # swiglu: rows of x are chosen by indices
     activation: str
     weights_type: str
+    offset: int = 0  # elements by which x and the weights lie off their alignment
 
     def __str__(self):
-        more = [w for w, on in (("bias", self.bias), ("rows", self.rows)) if on]
+        flags = dict(bias=self.bias, rows=self.rows, offset=self.offset)
+        more = [name for name, on in flags.items() if on]
         if self.op == "swiglu":
             more.append(self.activation)
         else:
@@ -37,16 +40,19 @@ class Case:
         shape = f"{self.inner}x{self.outer}-M{self.tokens}-K{self.top_k}-E{self.experts}"
         return "-".join([self.op, str(self.quantization), self.type, shape, *more])
 
-    def call(self):
-        """The words that calls/calls.cpp takes."""
+    def kernel(self):
+        """What the library launches."""
         q = self.quantization
-        swiglu = self.op == "swiglu"
-        words = dict(type=self.type, mode=q.mode, bits=q.bits, group=q.group, E=self.experts)
-        words |= dict(M=self.tokens, K=self.top_k, bias=self.bias, exact=1)
-        words["D"], words["H"] = (self.inner, self.outer)[:: 1 if swiglu else -1]
-        if swiglu:
-            return words | dict(rows=self.rows, activation=self.activation)
-        return words | dict(weights=self.weights_type)
+        settings = dict(type=self.type, mode=q.mode, bits=q.bits, group=q.group, E=self.experts)
+        settings |= dict(N=self.outer, K=self.inner, tokens=self.tokens, top_k=self.top_k)
+        settings |= dict(offset=self.offset)
+        if self.op == "swiglu":
+            rows = self.tokens if self.rows else "token"
+            settings |= dict(rows=rows, activation=self.activation)
+            settings |= dict(gate_bias=self.bias, up_bias=self.bias)
+        else:
+            settings |= dict(weight=self.weights_type, bias=self.bias)
+        return kernel_of(self.op, **settings)
 
     def inputs(self):
         """Arrays by name."""
@@ -87,7 +93,7 @@ def sweep(quantizations=QUANTIZATIONS, types=tuple(METAL_TYPES), full=FULL):
     cases = []
     for q in quantizations:
         for type_ in types:
-            for repeat in range(6 if full else 1):
+            for repeat in range(12 if full else 2):
                 rng = np.random.default_rng(zlib.crc32(f"{q} {type_} {repeat}".encode()))
                 for op in ("swiglu", "combine"):
                     for inner, outer in _shapes(q, rng):
@@ -114,7 +120,8 @@ def _case(op, q, type_, inner, outer, rng):
         top_k,
         experts,
         bias=bool(rng.random() < 0.3),
-        rows=bool(rng.random() < 0.3),
-        activation="swiglu_clamped" if rng.random() < 0.3 else "swiglu",
+        rows=op == "swiglu" and bool(rng.random() < 0.3),
+        activation=str(rng.choice(["swiglu", "swiglu_clamped"])),
         weights_type="float32" if rng.random() < 0.4 else type_,
+        offset=int(rng.random() < 0.25),
     )

@@ -1,9 +1,11 @@
 """Our kernels for a call, as the library would launch them, compiled many at a time."""
 
-import ctypes
 import json
 import os
 import re
+import subprocess
+import threading
+from collections import defaultdict
 from functools import cache
 
 import numpy as np
@@ -12,19 +14,10 @@ from msl import PLAIN, Library
 from msl.library import ROOT
 from stock.wheel import include_folder
 
-_SOURCES = ROOT / "src/metal"
+# What MLX puts before every kernel.
 _PREAMBLE = '#include "mlx/backend/metal/kernels/utils.h"\n'
-
-
-@cache
-def _calls():
-    # The library's MLX is Python's.
-    import mlx.core  # noqa: F401
-
-    build = os.environ.get("ZMLX_BUILD", ROOT / "build/release")
-    library = ctypes.CDLL(f"{build}/tests/metal/calls/libzmlx_metal_calls.so")
-    library.zmlx_metal_call.restype = ctypes.c_char_p
-    return library
+_LOCK = threading.Lock()
+_CONFIG = "namespace zmlx {\nstruct Config {"
 
 
 class Refused(Exception):
@@ -32,78 +25,93 @@ class Refused(Exception):
 
 
 @cache
-def kernel_of(op, **call):
-    """What the library launches: text, name, threadgroups and more; see calls/calls.cpp."""
-    words = " ".join(f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in call.items())
-    kernel = json.loads(_calls().zmlx_metal_call(f"op={op} {words}".encode()))
-    if "refused" in kernel:
-        raise Refused(kernel["refused"])
-    return kernel
-
-
-def _code(text):
-    """Lines without comments and indentation, as the library embeds sources."""
-    lines = (line.split("//")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith(("#pragma once", "#include"))]
+def _describer():
+    build = os.environ.get("ZMLX_BUILD", ROOT / "build/release")
+    program = f"{build}/tests/cpp/metal_describe"
+    return subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @cache
-def _check_built(file, text):
-    """The library may have been built from other sources than those that are compiled here."""
-    if "\n".join(_code((_SOURCES / file).read_text())) not in "\n".join(_code(text)):
-        raise RuntimeError(f"src/metal/{file} has changed since the library was built: make build")
+def kernel_of(operation, **settings):
+    """What the library launches, as tests/cpp/metal_describe.cpp says it. Raises Refused."""
+    words = (f"{k}={int(v) if isinstance(v, bool) else v}" for k, v in settings.items())
+    with _LOCK:
+        program = _describer()
+        program.stdin.write(" ".join([operation, *words]) + "\n")
+        program.stdin.flush()
+        kernel = json.loads(program.stdout.readline())
+    if "obstacle" in kernel:
+        raise Refused(kernel["obstacle"])
+    return kernel
+
+
+def parts(kernel):
+    """A kernel's text: the file it comes from with all that it includes, and the kernel's own."""
+    text = kernel["text"]
+    begin = text.rindex(_CONFIG)
+    return text[:begin], text[begin:]
+
+
+def replaced(header, text, instead):
+    """A source with a change; sources are embedded without comments and indentation."""
+
+    def bare(lines):
+        return "\n".join(line.strip() for line in lines.splitlines())
+
+    if header.count(bare(text)) == 0:
+        raise ValueError(f"the kernel's source no longer holds: {text}")
+    return header.replace(bare(text), bare(instead), 1)
 
 
 class FusedKernels:
-    """Kernels of many calls in one library.
+    """Kernels of many calls.
 
-    Each kernel's own text holds all of its file; here files are included once and the kernels'
-    constants get names of their own. `test_text_alone` compiles whole texts.
+    Each kernel's text holds all of its file. Here those of one file are compiled together, under
+    names of their own; `alone` compiles a text as it is.
 
-    sources: the folder of the Metal sources.
+    change: makes another text of a file's.
     """
 
-    def __init__(self, kernels, options=PLAIN, sources=_SOURCES):
-        self._names = {}
-        text = _PREAMBLE
-        for file in sorted({k["file"] for k in kernels}):
-            text += f'#include "{file}"\n'
+    def __init__(self, kernels, options=PLAIN, change=lambda header: header):
+        files = defaultdict(dict)
         for kernel in kernels:
-            key = kernel["text"]
-            _check_built(kernel["file"], key)
-            if key in self._names:
-                continue
-            number = len(self._names)
-            self._names[key] = f"{kernel['name']}_{number}"
-            own = kernel["config"].replace("struct Config", f"struct Config{number}")
-            own += key[key.index("[[kernel]]") :].replace(kernel["name"], self._names[key], 1)
-            text += re.sub(r"zmlx::Config\b", f"zmlx::Config{number}", own)
-        self.library = Library(
-            text,
-            list(self._names.values()),
-            include=[sources, include_folder()],
-            options=options,
-        )
+            header, own = parts(kernel)
+            files[header].setdefault(kernel["text"], (kernel["name"], own))
+        self._found = {}
+        for header, own_parts in files.items():
+            text, names = _PREAMBLE + change(header), []
+            for number, (name, own) in enumerate(own_parts.values()):
+                names.append(f"{name}_{number}")
+                own = own.replace(name, names[-1], 1)
+                own = own.replace("struct Config", f"struct Config{number}", 1)
+                text += re.sub(r"zmlx::Config\b", f"zmlx::Config{number}", own)
+            library = Library(text, names, include=[include_folder()], options=options)
+            self._found |= {key: (library, n) for key, n in zip(own_parts, names, strict=True)}
 
-    def run(self, kernel, arrays, outputs, variant=0):
-        """arrays: inputs in order; outputs: (shape, type) of each. Returns the outputs."""
+    def run(self, kernel, arrays, outputs, variant=0, offsets=None):
+        """Launches a kernel.
+
+        arrays: inputs in order. outputs: (shape, type) of each.
+        offsets: bytes by which buffers lie off their alignment, by index.
+        Returns the outputs.
+        """
         results = [unwritten(shape, type_) for shape, type_ in outputs]
-        x, y, z = kernel["threadgroups"]
-        self.library(
-            self._names[kernel["text"]],
+        library, name = self._found[kernel["text"]]
+        library(
+            name,
             [np.ascontiguousarray(a) for a in arrays] + results,
-            grid=(x * kernel["threads"], y, z),
+            grid=kernel["grid"],
             threadgroup=kernel["threads"],
             variant=variant,
+            offsets=offsets or {},
         )
         return results
 
 
 def alone(kernel, options=PLAIN):
     """A kernel compiled from its whole text, as MLX would compile it."""
-    library = Library(
-        _PREAMBLE + kernel["text"], [kernel["name"]], include=[include_folder()], options=options
-    )
-    fused = FusedKernels.__new__(FusedKernels)
-    fused.library, fused._names = library, {kernel["text"]: kernel["name"]}
+    fused = FusedKernels([])
+    source = _PREAMBLE + kernel["text"]
+    library = Library(source, [kernel["name"]], include=[include_folder()], options=options)
+    fused._found = {kernel["text"]: (library, kernel["name"])}
     return fused

@@ -17,17 +17,19 @@ def stock_result(stock, case, values):
     return stock.weighted_sum(y, type_, values["weights"], case.weights_type)
 
 
-def fused_result(kernels, kernel, case, values, variant):
+def fused_result(kernels, case, values, variant):
     """What our kernel computes."""
+    stacks = ("gate", "up") if case.op == "swiglu" else ("down",)
+    arrays = [values["x"], *(a for name in stacks for a in values[name].arrays())]
+    offsets = {i: a.itemsize * case.offset for i, a in enumerate(arrays)}
+    arrays.append(values["indices"])
     if case.op == "swiglu":
-        arrays = [values["x"], *values["gate"].arrays(), *values["up"].arrays(), values["indices"]]
-        if case.rows:
-            arrays.append(values["rows"])
+        arrays += [values["rows"]] if case.rows else []
         output = ((case.tokens, case.top_k, case.outer), case.type)
     else:
-        arrays = [values["x"], *values["down"].arrays(), values["indices"], values["weights"]]
+        arrays.append(values["weights"])
         output = ((case.tokens, case.outer), case.weights_type)
-    return kernels.run(kernel, arrays, [output], variant)[0]
+    return kernels.run(case.kernel(), arrays, [output], variant, offsets)[0]
 
 
 def _sigmoid(x):

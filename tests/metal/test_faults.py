@@ -81,13 +81,18 @@ PLANTED = {
         "y[i + 3] = 1;",
         r"writes out of bounds: 4 bytes at byte 256 of buffer 1 \('y', 256 bytes\)",
     ),
-    "reads a vector half outside": (
-        "y[i] = ((const device float2*)(x + 1))[i / 2].y;",
-        r"reads out of bounds.*buffer 0",
+    "reads a vector outside": (
+        "y[i] = ((const device float4*)x)[i / 4 + 1].y;",
+        r"reads out of bounds: \d+ bytes at byte 2\d\d of buffer 0",
     ),
     "copies a struct half outside": (
         "S s = *(const device S*)(x + i); y[i] = s.v[i % 5];",
         r"reads out of bounds.*buffer 0",
+    ),
+    "reads a vector that is not aligned": (
+        "y[i] = ((const device float2*)(x + 1))[lane / 4].y;",
+        r"an address as one of type .*vec<float, 2>.* which is no multiple of 8: "
+        r"byte 4 of buffer 0 \('x'\) \(<stdin>:\d+\)",
     ),
     "writes to an input": (
         "((device float*)x)[i] = 1;",

@@ -8,7 +8,6 @@ from arrays import METAL_TYPES, rounded, to_float
 from fused import FusedKernels, kernel_of
 from identity import assert_same_bits
 from msl import MslFault, Options
-from msl.library import ROOT
 from stock.sequence import Stock
 
 EPS = 1e-5
@@ -25,7 +24,7 @@ class NormCase:
         return f"{self.type}-{self.rows}x{self.width}" + ("-weight" if self.weight else "")
 
     def kernel(self):
-        call = dict(type=self.type, M=self.rows, D=self.width, weight=self.weight, eps=EPS)
+        call = dict(type=self.type, rows=self.rows, D=self.width, has_weight=self.weight, eps=EPS)
         return kernel_of("norm", **call)
 
     def inputs(self):
@@ -60,9 +59,9 @@ def _check(case, kernels, stock, variant):
     return total, normed, weight
 
 
-def norm_calls(cases, options, sources=ROOT / "src/metal"):
+def norm_calls(cases, options, change=lambda header: header):
     """Kernels of the cases, and functions (kernels, variant) that say whether a call passes."""
-    kernels = FusedKernels([c.kernel() for c in cases], options, sources)
+    kernels = FusedKernels([c.kernel() for c in cases], options, change)
 
     def call(case):
         def passes(kernels, variant):

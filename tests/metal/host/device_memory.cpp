@@ -81,7 +81,7 @@ std::vector<BufferView> bind_buffers(const MslBuffer* buffers, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) {
     const auto& buffer = buffers[i];
     if (buffer.size > kSlot / 4) throw std::runtime_error("binds too large a buffer");
-    char* data = arena().resize(i, buffer.size);
+    char* data = arena().resize(i, buffer.size + buffer.offset) + buffer.offset;
     if (buffer.size > 0) memcpy(data, buffer.data, buffer.size);
     views.push_back({data, buffer.size, buffer.writable != 0, buffer.name});
   }
@@ -99,10 +99,6 @@ void copy_back(const MslBuffer* buffers, const std::vector<BufferView>& views) {
 int device_slot(uintptr_t address) {
   const auto distance = address - arena().base;
   return distance < kSlot * kSlots ? static_cast<int>(distance / kSlot) : -1;
-}
-
-int64_t device_offset(uintptr_t address) {
-  return static_cast<int64_t>((address - arena().base) % kSlot) - static_cast<int64_t>(kBegin);
 }
 
 }  // namespace msl

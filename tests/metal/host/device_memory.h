@@ -31,7 +31,5 @@ void copy_back(const MslBuffer* buffers, const std::vector<BufferView>& views);
 
 /// Which buffer an address belongs to, -1 if it is no device address.
 int device_slot(uintptr_t address);
-/// The address's distance from its buffer's first byte.
-int64_t device_offset(uintptr_t address);
 
 }  // namespace msl

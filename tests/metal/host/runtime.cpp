@@ -243,6 +243,16 @@ void take_threadgroups(Shared& shared) {
   }
 }
 
+/// Names the buffer that an address is in.
+std::string describe(uintptr_t address) {
+  const auto& buffers = here().shared->buffers;
+  const auto slot = device_slot(address);
+  if (slot < 0 || slot >= int(buffers.size())) return {};
+  const auto offset = address - reinterpret_cast<uintptr_t>(buffers[slot].data);
+  return format(": byte %lld of buffer %d ('%s')", static_cast<long long>(offset), slot,
+                buffers[slot].name);
+}
+
 /// Checks an access of the lane at work.
 void check(const void* pointer, size_t size, bool store) {
   auto* w = worker;
@@ -257,11 +267,11 @@ void check(const void* pointer, size_t size, bool store) {
     return;
   }
   if (auto slot = device_slot(address); slot >= 0) {
-    const auto offset = device_offset(address);
     if (slot >= int(w->shared->buffers.size())) {
       fault(format("%s far outside of any buffer", verb));
     }
     const auto& buffer = w->shared->buffers[slot];
+    const auto offset = static_cast<int64_t>(address - reinterpret_cast<uintptr_t>(buffer.data));
     if (offset < 0 || uint64_t(offset) + size > buffer.size) {
       fault(format("%s out of bounds: %zu bytes at byte %lld of buffer %d ('%s', %llu bytes)", verb,
                    size, static_cast<long long>(offset), slot, buffer.name,
@@ -466,6 +476,19 @@ void __ubsan_handle_out_of_bounds(const MslBoundsData* data, uintptr_t index) {
   fault("index " + std::to_string(static_cast<int64_t>(index)) +
         " is out of bounds of an array of type " + data->array->name + " (" +
         where({data->file, static_cast<int>(data->line)}) + ")");
+}
+
+// And of -fsanitize=alignment.
+struct MslTypeData {
+  const char* file;
+  uint32_t line, column;
+  const MslTypeName* type;
+  unsigned char log_alignment, kind;
+};
+void __ubsan_handle_type_mismatch_v1(const MslTypeData* data, uintptr_t address) {
+  fault(format("uses an address as one of type %s which is no multiple of %u", data->type->name,
+               1u << data->log_alignment) +
+        describe(address) + " (" + where({data->file, static_cast<int>(data->line)}) + ")");
 }
 
 /// Rounds to nearest even. Clang calls it for every bfloat16 result; Debian 12's libgcc lacks it.

@@ -48,7 +48,8 @@ int msl_variant();
 /// One buffer of a launch.
 struct MslBuffer {
   void* data;
-  uint64_t size;  ///< bytes
+  uint64_t size;    ///< bytes
+  uint32_t offset;  ///< bytes by which it lies off a page's beginning
   uint32_t writable;
   const char* name;
 };

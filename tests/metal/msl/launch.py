@@ -13,6 +13,7 @@ class _Buffer(ctypes.Structure):
     _fields_ = [
         ("data", ctypes.c_void_p),
         ("size", ctypes.c_uint64),
+        ("offset", ctypes.c_uint32),
         ("writable", ctypes.c_uint32),
         ("name", ctypes.c_char_p),
     ]
@@ -42,7 +43,7 @@ def _axes(value):
     return (ctypes.c_uint32 * 3)(*(int(v) for v in (*value, 1, 1)[:3]))
 
 
-def run(library, name, kernel, entry, buffers, grid, threadgroup, variant, threads):
+def run(library, name, kernel, entry, buffers, offsets, grid, threadgroup, variant, threads):
     if not isinstance(buffers, dict):
         buffers = dict(enumerate(buffers))
     wanted = kernel.buffers()
@@ -52,14 +53,18 @@ def run(library, name, kernel, entry, buffers, grid, threadgroup, variant, threa
     for index, parameter in wanted.items():
         array = buffers[index]
         if array is None:  # not bound: any access is a fault
-            table[index] = _Buffer(None, 0, 0, parameter.name.encode())
+            table[index] = _Buffer(None, 0, 0, 0, parameter.name.encode())
             continue
         if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
             raise ValueError(f"{name}: '{parameter.name}' is no contiguous NumPy array")
         if parameter.writable and not array.flags.writeable:
             raise ValueError(f"{name}: '{parameter.name}' is written to, but read-only")
         table[index] = _Buffer(
-            array.ctypes.data, array.nbytes, parameter.writable, parameter.name.encode()
+            array.ctypes.data,
+            array.nbytes,
+            offsets.get(index, 0),
+            parameter.writable,
+            parameter.name.encode(),
         )
     address = ctypes.cast(entry, ctypes.c_void_p)
     description = _Launch(

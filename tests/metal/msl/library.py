@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from . import launch
 from .translate import entry, translate
@@ -42,7 +43,7 @@ _MSL = [
 _CHECKED = [
     "-O1",
     "-fsanitize=kernel-address",
-    "-fsanitize=bounds",
+    "-fsanitize=bounds,alignment",
     *(
         flag
         for option in (
@@ -167,7 +168,17 @@ class Library:
         for name, value in values.items():
             ctypes.c_bool.in_dll(self._library, name).value = value
 
-    def __call__(self, name, buffers, *, grid, threadgroup, variant=0, threads=2):
+    def __call__(
+        self,
+        name,
+        buffers,
+        *,
+        grid,
+        threadgroup,
+        variant=0,
+        threads=2,
+        offsets=MappingProxyType({}),
+    ):
         """Runs a kernel and writes to the arrays that it writes to.
 
         buffers: contiguous NumPy arrays by position, or a dictionary by buffer index; None for one
@@ -175,10 +186,20 @@ class Library:
         grid, threadgroup: threads, as in MLX's `dispatch_threads`; up to three axes.
         variant: 0 or 1: which of the ways that MSL leaves open is taken (see README.md).
         threads: of the operating system, among which threadgroups are dealt.
+        offsets: bytes by which buffers lie off their alignment, by index.
         Raises MslFault.
         """
         kernel = self._kernels[name]
         address = getattr(self._library, f"msl_entry_{self._numbers[name]}")
         launch.run(
-            self._runtime, name, kernel, address, buffers, grid, threadgroup, variant, threads
+            self._runtime,
+            name,
+            kernel,
+            address,
+            buffers,
+            offsets,
+            grid,
+            threadgroup,
+            variant,
+            threads,
         )
