@@ -7,10 +7,11 @@ PY := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test test-cpp test-python build bench lint format asan wheel clean
+.PHONY: help demo test test-cpp test-python test-metal build bench lint format asan wheel clean
 help:
 	@echo "make demo    validate and time the model in models/, stock against patched"
 	@echo "make test    all tests, C++ and Python"
+	@echo "make test-metal   the Metal kernels on the CPU against MLX's own (needs clang 19)"
 	@echo "make build   the library, its tests and the Python extension, in place"
 	@echo "make bench   the benchmarks behind the README's tables (tens of minutes; needs a quiet machine)"
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
@@ -30,13 +31,16 @@ build: $(STAMP)
 demo: build
 	@$(PY) -m zmlx demo
 
-test: test-cpp test-python
+test: test-cpp test-python test-metal
 
 test-cpp: build
 	cd build/release && ctest --output-on-failure -j2 --no-tests=error
 
 test-python: build
 	$(PY) -m pytest -q tests/python
+
+test-metal: build
+	$(PY) -m pytest -q tests/metal
 
 bench: build
 	bash scripts/bench.sh "$(PY)"

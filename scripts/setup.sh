@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up the environment that the Makefile uses: a virtual environment with MLX, mlx-lm and the build
-# tools, and Highway and GoogleTest from Debian where they are missing and can be installed.
+# tools, and Highway, GoogleTest and clang from Debian where they are missing and can be installed.
 #   PYTHON  the interpreter to start from (python3)
 #   VENV    the environment's folder (.venv)
 set -euo pipefail
@@ -26,6 +26,16 @@ if [ ${#missing[@]} -gt 0 ] && [ "$(uname -s)" = Linux ]; then
   else
     say "not installed: ${missing[*]}. CMake will fetch their sources instead;" \
         "to avoid that: sudo apt-get install ${missing[*]}"
+  fi
+fi
+if [ "$(uname -sm)" = "Linux x86_64" ] && ! need clang++-19; then
+  if [ "$(id -u)" = 0 ] && need apt-get; then
+    say "installing clang-19"
+    apt-get install -y -qq clang-19 >/dev/null 2>&1 ||
+      { apt-get update -qq && apt-get install -y -qq clang-19 >/dev/null; } ||
+      say "there is no clang-19: the Metal kernels' tests will be skipped"
+  else
+    say "not installed: clang-19, without which the Metal kernels' tests are skipped"
   fi
 fi
 

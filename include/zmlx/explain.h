@@ -12,7 +12,7 @@ namespace zmlx {
 /// Which path one call of a fused primitive took, and why.
 struct Path {
   std::string op;      ///< the primitive's name, "gather_qmm_swiglu"
-  std::string path;    ///< "cpu", "cuda", or "fallback": composed of MLX's own ops
+  std::string path;    ///< "cpu", "cuda", "metal", or "fallback": composed of MLX's own ops
   std::string reason;  ///< why the fallback was taken; empty on a fused path
 
   bool operator==(const Path&) const = default;

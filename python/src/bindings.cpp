@@ -63,7 +63,8 @@ NB_MODULE(_ext, m) {
 
   nb::class_<zmlx::Path>(m, "Path", "Which path one call of a fused primitive took, and why.")
       .def_ro("op", &zmlx::Path::op, "The primitive's name.")
-      .def_ro("path", &zmlx::Path::path, "'cpu', 'cuda', or 'fallback': composed of MLX's own ops.")
+      .def_ro("path", &zmlx::Path::path,
+              "'cpu', 'cuda', 'metal', or 'fallback': composed of MLX's own ops.")
       .def_ro("reason", &zmlx::Path::reason, "Why the fallback was taken; '' on a fused path.")
       .def("__repr__", [](const zmlx::Path& p) {
         return "Path(op='" + p.op + "', path='" + p.path + "', reason='" + p.reason + "')";

@@ -3,6 +3,7 @@
 
 #include "fast/cuda_path.h"
 #include "fast/inputs.h"
+#include "fast/metal_path.h"
 #include "fast/primitives.h"
 #include "mlx/fast.h"
 #include "mlx/ops.h"
@@ -44,29 +45,37 @@ std::vector<mx::array> compose(const std::vector<mx::array>& inputs,
 // Memory that the CUDA kernels write stays in a pool, which is for the arrays of decoding.
 constexpr size_t kMaxCudaBytes = 1 << 20;
 
-std::string cuda_obstacle(const mx::Stream& s, bool has_residual,
-                          const std::vector<mx::array>& inputs) {
-  if (auto obstacle = cuda_device_obstacle(s); !obstacle.empty()) return obstacle;
+std::string cuda_call_obstacle(const mx::array& x) {
+  if (x.nbytes() > kMaxCudaBytes) return "arrays beyond 1 MiB";
+  if (x.shape(-1) * x.itemsize() % 16 != 0) return "rows that are no multiple of 16 bytes";
+  return "";
+}
+
+std::string gpu_obstacle(const mx::Stream& s, Backend backend, bool has_residual,
+                         const std::vector<mx::array>& inputs) {
+  const bool metal = backend == Backend::metal;
+  auto obstacle = metal ? metal_device_obstacle(s) : cuda_device_obstacle(s);
+  if (!obstacle.empty()) return obstacle;
   if (!has_residual) return "MLX's own norm is one pass";
   for (const auto& a : inputs) {
     if (a.dtype() != inputs[0].dtype()) return "arrays of several types";
   }
   const auto& x = inputs[0];
   if (x.size() == 0) return "nothing to normalise";
-  if (x.nbytes() > kMaxCudaBytes) return "arrays beyond 1 MiB";
-  if (x.shape(-1) * x.itemsize() % 16 != 0) return "rows that are no multiple of 16 bytes";
-  return "";
+  return metal ? metal_norm_obstacle(x.shape(-1)) : cuda_call_obstacle(x);
 }
 
 std::string obstacle(const char* op, const mx::Stream& s, bool has_residual,
                      const std::vector<mx::array>& inputs) {
   std::string reason;
-  const bool on_cpu = s.device == mx::Device::cpu;
+  const auto backend = backend_of(s);
   for (const auto& a : inputs) {
     if (!kernel_float(a.dtype())) reason = "a type other than float32, float16 and bfloat16";
   }
-  if (reason.empty() && !on_cpu) reason = cuda_obstacle(s, has_residual, inputs);
-  detail::note_path({op, !reason.empty() ? "fallback" : on_cpu ? "cpu" : "cuda", reason});
+  if (reason.empty() && backend != Backend::cpu) {
+    reason = gpu_obstacle(s, backend, has_residual, inputs);
+  }
+  detail::note_path({op, reason.empty() ? name_of(backend) : "fallback", reason});
   return reason;
 }
 

@@ -8,24 +8,13 @@
 #include "cuda/host/memory.h"
 #include "cuda/host/module.h"
 #include "fast/cuda_path.h"
-#include "fast/cuda_source.h"
+#include "fast/kernel_source.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
 
 namespace zmlx::fast {
 
 namespace {
-
-struct KeyHash {
-  size_t operator()(const CudaKey& key) const {
-    uint64_t hash = 0x9e3779b97f4a7c15;
-    for (auto value : key) {
-      hash = (hash ^ static_cast<uint64_t>(value)) * 0xff51afd7ed558ccd;
-      hash ^= hash >> 32;
-    }
-    return hash;
-  }
-};
 
 /// A kernel that is compiled and ready to be launched.
 struct Launch {
@@ -106,12 +95,12 @@ void enqueue(const Launch& launch, const mx::Stream& stream, const std::vector<m
                       parameters.data());
 }
 
-const Launch& find_launch(const CudaKey& key, const mx::Stream& stream,
+const Launch& find_launch(const LaunchKey& key, const mx::Stream& stream,
                           const std::vector<mx::array>& inputs,
                           const std::vector<mx::array>& outputs,
                           const std::function<CudaKernel()>& describe) {
   // Leaked: evaluation may go on while static objects are destroyed.
-  static auto* launches = new std::unordered_map<CudaKey, Launch, KeyHash>;
+  static auto* launches = new std::unordered_map<LaunchKey, Launch, LaunchKeyHash>;
   static auto* mutex = new std::mutex;
   std::lock_guard lock(*mutex);
   auto& launch = (*launches)[key];  // stays where it is when others are added
@@ -134,13 +123,15 @@ std::string cuda_kernel_text(const CudaKernel& kernel, const std::vector<mx::Dty
     add(std::string(parameter_type(outputs[i])) + "*", kernel.outputs[i]);
   }
   for (const auto& [name, value] : kernel.numbers) add("int", name);
-  return cuda_source(kernel.file) + kernel.config + "extern \"C\" __global__ __launch_bounds__(" +
-         std::to_string(kernel.threads) + ", " + std::to_string(kernel.blocks_per_sm) + ") void " +
-         kCudaKernelName + "(" + parameters + ") {\n" + kernel.body + "\n}\n";
+  return kernel_source(kCudaSources, kernel.file) + kernel.config +
+         "extern \"C\" __global__ __launch_bounds__(" + std::to_string(kernel.threads) + ", " +
+         std::to_string(kernel.blocks_per_sm) + ") void " + kCudaKernelName + "(" + parameters +
+         ") {\n" + kernel.body + "\n}\n";
 }
 
-void launch_cuda(const CudaKey& key, const mx::Stream& stream, const std::vector<mx::array>& inputs,
-                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe) {
+void launch_cuda(const LaunchKey& key, const mx::Stream& stream,
+                 const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs,
+                 const std::function<CudaKernel()>& describe) {
   const auto& launch = find_launch(key, stream, inputs, outputs, describe);
   if (!launch.copy_strided) return enqueue(launch, stream, inputs, outputs);
   std::vector<mx::array> copies;

@@ -1,13 +1,12 @@
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <functional>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "fast/launch_key.h"
 #include "mlx/array.h"
 #include "mlx/stream.h"
 
@@ -34,14 +33,12 @@ struct CudaKernel {
   bool copy_strided;  ///< whether inputs that are not contiguous are copied
 };
 
-/// What tells calls apart that need a different kernel or launch.
-using CudaKey = std::array<int64_t, 32>;
-
 /// Allocates the outputs and launches the kernel of a key, which `describe` makes at its first use.
 /// For `Primitive::eval_gpu`.
 /// @throws std::runtime_error if the kernel does not compile.
-void launch_cuda(const CudaKey& key, const mx::Stream& stream, const std::vector<mx::array>& inputs,
-                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe);
+void launch_cuda(const LaunchKey& key, const mx::Stream& stream,
+                 const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs,
+                 const std::function<CudaKernel()>& describe);
 
 /// The text that a kernel is compiled from, for parameters of the arrays' types. The kernel's name
 /// in it is `kCudaKernelName`.

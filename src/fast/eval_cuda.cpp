@@ -4,87 +4,19 @@
 
 #include "fast/cuda_config.h"
 #include "fast/cuda_path.h"
-#include "fast/inputs.h"
+#include "fast/expert_arrays.h"
 #include "fast/primitives.h"
 
 namespace zmlx::fast {
 
 namespace {
 
-/// The two strides of (..., K) indices or weights, from token to token and from slot to slot;
-/// `ok` is false if the token axes have no one stride.
-struct PairStrides {
-  int64_t token = 0, slot = 1;
-  bool ok = true;
-
-  /// Of a contiguous array.
-  explicit PairStrides(int top_k) : token(top_k) {}
-
-  explicit PairStrides(const mx::array& a) {
-    const int last = static_cast<int>(a.ndim()) - 1;
-    if (last < 0) return;
-    if (a.shape(last) > 1) slot = a.strides(last);
-    token = a.shape(last);
-    int64_t expected = 0;  // of the next axis outwards; 0 before the first longer than 1
-    for (int axis = last - 1; axis >= 0; --axis) {
-      if (a.shape(axis) == 1) continue;
-      if (expected == 0) {
-        token = a.strides(axis);
-      } else if (a.strides(axis) != expected) {
-        ok = false;
-      }
-      expected = a.strides(axis) * a.shape(axis);
-    }
-  }
-};
-
-/// One projection's arrays among a primitive's inputs.
-struct ExpertArrays {
-  const mx::array* w;
-  const mx::array* scales;
-  const mx::array* biases;
-  const mx::array* bias;
-
-  ExpertArrays(InputReader& in, const Quantization& q, bool has_bias)
-      : w(&in.next()),
-        scales(&in.next()),
-        biases(in.pointer_if(q.affine())),
-        bias(in.pointer_if(has_bias)) {}
-
-  bool readable() const {
-    return cuda_readable(*w) && cuda_readable(*scales) && (!biases || cuda_readable(*biases)) &&
-           (!bias || bias->strides(-1) == 1 || bias->shape(-1) == 1);
-  }
-  /// Elements from one expert to the next.
-  int64_t stride(const mx::array* a, bool copied) const {
-    if (!a) return 0;
-    if (!copied) return a->strides(0);
-    return static_cast<int64_t>(a->size()) / a->shape(0);
-  }
-  void add_to(KeyBuilder& key, bool copied) const {
-    key.add(stride(w, copied), stride(scales, copied), stride(biases, copied),
-            stride(bias, copied));
-  }
-  void add_names(std::vector<std::string>& names, const std::string& prefix) const {
-    names.push_back(prefix + "w");
-    names.push_back(prefix + "scales");
-    if (biases) names.push_back(prefix + "biases");
-    if (bias) names.push_back(prefix + "bias");
-  }
-  /// What kernels call Experts.
-  std::string text(const std::string& prefix, const char* type, bool copied) const {
-    const auto or_null = [&](const mx::array* a, const char* name) {
-      return ", " + (a ? prefix + name : "nullptr");
-    };
-    auto out = "{" + prefix + "w, " + prefix + "scales" + or_null(biases, "biases") +
-               or_null(bias, "bias");
-    for (const auto* a : {w, scales, biases, bias}) {
-      out += ", " + std::to_string(stride(a, copied)) + "ll";
-    }
-    out += "}";
-    return "zmlx::Experts<" + std::string(biases ? type : "zmlx::u8") + ", " + type + ">" + out;
-  }
-};
+/// What kernels call Experts, of one projection.
+std::string experts_text(const ExpertArrays& arrays, const std::string& prefix, const char* type,
+                         bool copied) {
+  return "zmlx::Experts<" + std::string(arrays.biases ? type : "zmlx::u8") + ", " + type + ">" +
+         arrays.fields(prefix, "ll", copied);
+}
 
 /// What both gathering operations tell their kernels.
 void add_call(Config& config, const CudaCall& call, const CudaPlan& plan,
@@ -117,8 +49,8 @@ int blocks(int size, int tile) { return (size + tile - 1) / tile; }
 
 }  // namespace
 
-void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
-                               std::vector<mx::array>& outputs) {
+void GatherQmmSwiglu::eval_cuda(const std::vector<mx::array>& inputs,
+                                std::vector<mx::array>& outputs) {
   InputReader in(inputs);
   const auto& x = in.next();
   const ExpertArrays gate(in, options_.quantization, options_.has_gate_bias);
@@ -130,8 +62,9 @@ void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
   const auto plan = plan_swiglu(call);
   if (!plan.obstacle.empty()) refuse(name(), plan.obstacle);
   PairStrides strides(rhs);
-  const bool copied = !(x.flags().row_contiguous && gate.readable() && up.readable() &&
-                        strides.ok && (!lhs || lhs->flags().row_contiguous));
+  const bool copied =
+      !(x.flags().row_contiguous && gate.readable(cuda_readable) && up.readable(cuda_readable) &&
+        strides.ok && (!lhs || lhs->flags().row_contiguous));
   if (copied) strides = PairStrides(call.top_k);
   const int rows = static_cast<int>(x.size() / x.shape(-1));
   const bool row_per_token = rows != call.pairs();
@@ -160,8 +93,8 @@ void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
     names.push_back("indices");
     if (lhs) names.push_back("rows");
     const bool mma = plan.product == CudaProduct::mma;
-    const auto arguments = "(x, " + gate.text("gate_", type.c_str(), copied) + ", " +
-                           up.text("up_", type.c_str(), copied) + ", indices, " +
+    const auto arguments = "(x, " + experts_text(gate, "gate_", type.c_str(), copied) + ", " +
+                           experts_text(up, "up_", type.c_str(), copied) + ", indices, " +
                            (lhs ? "rows" : "nullptr") + ", out);";
     const int tiles = blocks(call.N, plan.tile);
     return CudaKernel{mma ? "gather_qmm_swiglu_mma.cuh" : "gather_qmm_swiglu_rows.cuh",
@@ -181,8 +114,8 @@ void GatherQmmSwiglu::eval_gpu(const std::vector<mx::array>& inputs,
   launch_cuda(key.key(), stream(), inputs, outputs, describe);
 }
 
-void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
-                                std::vector<mx::array>& outputs) {
+void GatherQmmCombine::eval_cuda(const std::vector<mx::array>& inputs,
+                                 std::vector<mx::array>& outputs) {
   InputReader in(inputs);
   const auto& x = in.next();
   const ExpertArrays down(in, options_.quantization, options_.has_bias);
@@ -194,8 +127,8 @@ void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
   const auto plan = plan_combine(call, std::strcmp(sum, "float") == 0 ? 4 : 2);
   if (!plan.obstacle.empty()) refuse(name(), plan.obstacle);
   PairStrides strides(rhs), weight_strides(weights);
-  const bool copied =
-      !(x.flags().row_contiguous && down.readable() && strides.ok && weight_strides.ok);
+  const bool copied = !(x.flags().row_contiguous && down.readable(cuda_readable) && strides.ok &&
+                        weight_strides.ok);
   if (copied) strides = weight_strides = PairStrides(call.top_k);
 
   KeyBuilder key;
@@ -216,7 +149,7 @@ void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
     down.add_names(names, "down_");
     names.insert(names.end(), {"indices", "weights"});
     const bool mma = plan.product == CudaProduct::mma;
-    const auto experts = down.text("down_", type.c_str(), copied);
+    const auto experts = experts_text(down, "down_", type.c_str(), copied);
     const int tiles = blocks(call.N, plan.tile);
     return CudaKernel{mma ? "gather_qmm_combine_mma.cuh" : "gather_qmm_combine_rows.cuh",
                       config.text(),
@@ -236,7 +169,7 @@ void GatherQmmCombine::eval_gpu(const std::vector<mx::array>& inputs,
   launch_cuda(key.key(), stream(), inputs, outputs, describe);
 }
 
-void AddRmsNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void AddRmsNorm::eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   const auto& x = inputs[0];
   const int width = x.shape(-1);
   const int rows = static_cast<int>(x.size() / width);

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "fast/backend.h"
 #include "mlx/primitives.h"
 #include "mlx/transforms.h"
 
@@ -21,8 +22,9 @@ class FusedPrimitive : public mx::Primitive {
   /// The same outputs from the same inputs, composed of MLX's ops.
   virtual std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const = 0;
 
-  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-    throw std::runtime_error("[" + std::string(name()) + "] has no kernel for this device.");
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) final {
+    backend_of(stream()) == Backend::metal ? eval_metal(inputs, outputs)
+                                           : eval_cuda(inputs, outputs);
   }
 
   /// Differentiates the fallback, and that only by what is asked for: weights and indices are
@@ -45,6 +47,15 @@ class FusedPrimitive : public mx::Primitive {
                              const std::vector<int>&) override {
     throw std::invalid_argument("[" + std::string(name()) +
                                 "] has no forward-mode derivative (jvp), as gather_qmm has none.");
+  }
+
+ protected:
+  virtual void eval_cuda(const std::vector<mx::array>&, std::vector<mx::array>&) { no_kernel(); }
+  virtual void eval_metal(const std::vector<mx::array>&, std::vector<mx::array>&) { no_kernel(); }
+
+ private:
+  [[noreturn]] void no_kernel() {
+    throw std::runtime_error("[" + std::string(name()) + "] has no kernel for this device.");
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include "fast/cuda_path.h"
 #include "fast/inputs.h"
+#include "fast/metal_path.h"
 #include "fast/numerics.h"
 #include "fast/primitives.h"
 #include "fast/vmap.h"
@@ -79,15 +80,31 @@ void check(const mx::array& x, const QuantizedWeights& weights_in, const mx::arr
 /// Why no CUDA kernel takes the call although it reads the arrays; empty if one does.
 std::string cuda_call_obstacle(const CombineArguments& a,
                                const GatherQmmCombine::Options& options) {
-  if (a.x.size() == 0) return "nothing to multiply";
   const auto call = cuda_call(a.x, a.experts.w, a.rhs, options.quantization, options.exact);
-  if (call.tokens > options.max_rows) return "more tokens than max_rows";
   const auto sum = options.exact ? options.type : mx::float32;
   // MLX adds up to 32 experts one after the other, in vectors of 16 bytes.
   if (options.exact && (call.top_k > 32 || call.N % (16 / mx::size_of(sum)) != 0)) {
     return "MLX's sum over experts is not followed for this size";
   }
   return plan_combine(call, static_cast<int>(mx::size_of(sum))).obstacle;
+}
+
+std::string metal_call_obstacle(const CombineArguments& a,
+                                const GatherQmmCombine::Options& options) {
+  return plan_metal_combine(
+             metal_call(a.x, a.experts.w, a.rhs, options.quantization, options.exact, false))
+      .obstacle;
+}
+
+/// What all GPUs' kernels leave to MLX.
+std::string gpu_call_obstacle(const CombineArguments& a, const GatherQmmCombine::Options& options,
+                              Backend backend) {
+  if (a.x.size() == 0) return "nothing to multiply";
+  if (static_cast<int>(a.rhs.size()) / a.rhs.shape(-1) > options.max_rows) {
+    return "more tokens than max_rows";
+  }
+  return backend == Backend::metal ? metal_call_obstacle(a, options)
+                                   : cuda_call_obstacle(a, options);
 }
 
 std::vector<mx::array> pack(const CombineArguments& a) {
@@ -107,11 +124,12 @@ std::string obstacle(const CombineArguments& a, const GatherQmmCombine::Options&
   auto found = kernel_obstacle(s, a.x, a.experts, options.quantization, options.transpose);
   if (!found.empty()) return found;
   if (!kernel_float(a.weights.dtype())) return "the type of weights";
-  return s.device == mx::Device::cpu ? "" : cuda_call_obstacle(a, options);
+  const auto backend = backend_of(s);
+  return backend == Backend::cpu ? "" : gpu_call_obstacle(a, options, backend);
 }
 
 mx::array fused(const CombineArguments& a, GatherQmmCombine::Options options, const mx::Stream& s) {
-  detail::note_path({kOp, s.device == mx::Device::cpu ? "cpu" : "cuda", ""});
+  detail::note_path({kOp, name_of(backend_of(s)), ""});
   auto shape = output_shape(a.x, a.experts.w, a.rhs, a.weights, options.transpose);
   const auto type = options.type;
   return mx::array(std::move(shape), type,

@@ -3,6 +3,7 @@
 
 #include "fast/cuda_path.h"
 #include "fast/inputs.h"
+#include "fast/metal_path.h"
 #include "fast/numerics.h"
 #include "fast/primitives.h"
 #include "fast/vmap.h"
@@ -115,7 +116,7 @@ void check(const mx::array& x, const QuantizedWeights& gate, const QuantizedWeig
   check_max_rows(kOp, max_rows);
 }
 
-/// Whether x has one row a token or one a pair, which is what the CUDA kernels read.
+/// Whether x has one row a token or one a pair, which is what the GPUs' kernels read.
 bool rows_fit(const SwigluArguments& a, const GatherQmmSwiglu::Options& options) {
   auto per_token = a.rhs.shape();
   if (options.x_is_tokens) {
@@ -128,14 +129,23 @@ bool rows_fit(const SwigluArguments& a, const GatherQmmSwiglu::Options& options)
   return rows == a.rhs.shape() || rows == per_token;
 }
 
-/// Why no CUDA kernel takes the call although it reads the arrays; empty if one does.
-std::string cuda_call_obstacle(const SwigluArguments& a, const GatherQmmSwiglu::Options& options) {
-  if (options.activation == Activation::geglu) return "the activation geglu";
+/// Why no kernel of a GPU takes the call although it reads the arrays; empty if one does.
+std::string gpu_call_obstacle(const SwigluArguments& a, const GatherQmmSwiglu::Options& options,
+                              Backend backend) {
+  // Its compiled kernel fuses products and sums on CUDA.
+  if (options.activation == Activation::geglu && backend == Backend::cuda) {
+    return "the activation geglu";
+  }
   if (a.rhs.size() == 0 || a.x.size() == 0) return "nothing to multiply";
   if (!rows_fit(a, options)) return "x's rows are neither one a token nor one a pair";
-  const auto call = cuda_call(a.x, a.gate.w, a.rhs, options.quantization, options.exact);
-  if (call.tokens > options.max_rows) return "more tokens than max_rows";
-  return plan_swiglu(call).obstacle;
+  const int top_k = a.rhs.ndim() == 0 ? 1 : a.rhs.shape(-1);
+  if (static_cast<int>(a.rhs.size()) / top_k > options.max_rows) return "more tokens than max_rows";
+  const auto& q = options.quantization;
+  if (backend == Backend::metal) {
+    const bool sorted = options.sorted_indices && !a.lhs;
+    return plan_metal_swiglu(metal_call(a.x, a.gate.w, a.rhs, q, options.exact, sorted)).obstacle;
+  }
+  return plan_swiglu(cuda_call(a.x, a.gate.w, a.rhs, q, options.exact)).obstacle;
 }
 
 std::vector<mx::array> pack(const SwigluArguments& a) {
@@ -172,11 +182,12 @@ std::string obstacle(const SwigluArguments& a, const GatherQmmSwiglu::Options& o
     if (!found.empty()) return found;
   }
   if (!options.x_is_tokens && a.x.shape(-2) != 1) return "x has more than one row per index";
-  return s.device == mx::Device::cpu ? "" : cuda_call_obstacle(a, options);
+  const auto backend = backend_of(s);
+  return backend == Backend::cpu ? "" : gpu_call_obstacle(a, options, backend);
 }
 
 mx::array fused(const SwigluArguments& a, GatherQmmSwiglu::Options options, const mx::Stream& s) {
-  detail::note_path({kOp, s.device == mx::Device::cpu ? "cpu" : "cuda", ""});
+  detail::note_path({kOp, name_of(backend_of(s)), ""});
   auto shape = output_shape(a.x, a.gate.w, a.rhs, a.lhs, options);
   const auto type = options.type;
   return mx::array(std::move(shape), type, std::make_shared<GatherQmmSwiglu>(s, std::move(options)),

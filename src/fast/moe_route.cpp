@@ -3,6 +3,7 @@
 
 #include "fast/cuda_path.h"
 #include "fast/inputs.h"
+#include "fast/metal_path.h"
 #include "fast/numerics.h"
 #include "fast/primitives.h"
 #include "mlx/ops.h"
@@ -135,16 +136,23 @@ std::vector<mx::array> compose(const std::vector<mx::array>& inputs, const MoeRo
 
 std::string obstacle(const mx::Stream& s, const std::vector<mx::array>& inputs,
                      const MoeRoute::Options& o) {
-  if (auto reason = cuda_device_obstacle(s); !reason.empty()) return reason;
+  const bool metal = backend_of(s) == Backend::metal;
+  auto reason = metal ? metal_device_obstacle(s) : cuda_device_obstacle(s);
+  if (!reason.empty()) return reason;
   const auto& logits = inputs[0];
+  bool has_float16 = false, has_bfloat16 = false;
   for (auto type : {logits.dtype(), inputs.back().dtype(), o.score_type, o.weights_type}) {
     if (!kernel_float(type)) return "a type other than float32, float16 and bfloat16";
+    has_float16 |= type == mx::float16;
+    has_bfloat16 |= type == mx::bfloat16;
   }
-  const int experts = logits.shape(-1);
+  const int experts = logits.shape(-1), groups = o.drops_groups() ? o.n_group : 1;
   const int rows = static_cast<int>(logits.size() / experts);
   if (rows > o.max_rows) return "more tokens than max_rows";
-  return cuda_route_obstacle(
-      {experts, o.k, o.drops_groups() ? o.n_group : 1, cuda_compute_capability(s.device.index)});
+  if (metal) {
+    return metal_route_obstacle({experts, o.k, groups, has_float16 && has_bfloat16});
+  }
+  return cuda_route_obstacle({experts, o.k, groups, cuda_compute_capability(s.device.index)});
 }
 
 mx::Shape result_shape(const mx::array& logits, int k) {
@@ -158,7 +166,7 @@ std::vector<mx::array> build(std::vector<mx::array> inputs, const MoeRoute::Opti
   const auto shape = result_shape(inputs[0], o.k);
   const bool empty = inputs[0].size() == 0;
   const auto reason = empty ? "nothing to route" : obstacle(s, inputs, o);
-  detail::note_path({kOp, reason.empty() ? "cuda" : "fallback", reason});
+  detail::note_path({kOp, reason.empty() ? name_of(backend_of(s)) : "fallback", reason});
   if (empty) return {mx::zeros(shape, mx::uint32, s), mx::zeros(shape, o.weights_type, s)};
   if (!reason.empty()) return compose(inputs, o, s);
   auto out = mx::array::make_arrays({shape, shape}, {mx::uint32, o.weights_type},

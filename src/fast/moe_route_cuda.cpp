@@ -2,27 +2,11 @@
 
 #include "fast/cuda_config.h"
 #include "fast/cuda_path.h"
-#include "fast/primitives.h"
+#include "fast/route_types.h"
 
 namespace zmlx::fast {
 
 namespace {
-
-int bits_of(float value) {
-  int bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-/// The types that a call computes in.
-struct RouteTypes {
-  mx::Dtype score, softmax, select;
-
-  RouteTypes(const MoeRoute::Options& o, mx::Dtype bias)
-      : score(o.exact ? o.score_type : mx::float32),
-        softmax(o.precise ? mx::float32 : score),
-        select(o.has_bias ? mx::promote_types(score, bias) : score) {}
-};
 
 std::string config_text(const MoeRoute::Options& o, const mx::array& logits, mx::Dtype bias) {
   const RouteTypes types(o, bias);
@@ -52,7 +36,7 @@ std::string config_text(const MoeRoute::Options& o, const mx::array& logits, mx:
 
 }  // namespace
 
-void MoeRoute::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void MoeRoute::eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   const auto& o = options_;
   const auto& logits = inputs[0];
   const auto bias = o.has_bias ? inputs[1].dtype() : mx::float32;

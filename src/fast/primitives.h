@@ -36,7 +36,6 @@ class GatherQmmSwiglu : public FusedPrimitive {
   const Options& options() const { return options_; }
   std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) override;
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
@@ -44,6 +43,10 @@ class GatherQmmSwiglu : public FusedPrimitive {
   bool is_equivalent(const Primitive& other) const override {
     return options_ == static_cast<const GatherQmmSwiglu&>(other).options_;
   }
+
+ protected:
+  void eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_metal(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
  private:
   Options options_;
@@ -80,7 +83,6 @@ class GatherQmmCombine : public FusedPrimitive {
   const Options& options() const { return options_; }
   std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) override;
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
@@ -88,6 +90,10 @@ class GatherQmmCombine : public FusedPrimitive {
   bool is_equivalent(const Primitive& other) const override {
     return options_ == static_cast<const GatherQmmCombine&>(other).options_;
   }
+
+ protected:
+  void eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_metal(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
  private:
   Options options_;
@@ -121,7 +127,6 @@ class AddRmsNorm : public FusedPrimitive {
   const Options& options() const { return options_; }
   std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   std::vector<mx::array> jvp(const std::vector<mx::array>& primals,
                              const std::vector<mx::array>& tangents,
                              const std::vector<int>& argnums) override;
@@ -132,6 +137,10 @@ class AddRmsNorm : public FusedPrimitive {
   bool is_equivalent(const Primitive& other) const override {
     return options_ == static_cast<const AddRmsNorm&>(other).options_;
   }
+
+ protected:
+  void eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_metal(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
  private:
   Options options_;
@@ -184,7 +193,6 @@ class MoeRoute : public FusedPrimitive {
   const Options& options() const { return options_; }
   std::vector<mx::array> fallback(const std::vector<mx::array>& inputs) const override;
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
-  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   std::vector<mx::array> vjp(const std::vector<mx::array>& primals,
                              const std::vector<mx::array>& cotangents,
                              const std::vector<int>& argnums,
@@ -199,6 +207,10 @@ class MoeRoute : public FusedPrimitive {
   bool is_equivalent(const Primitive& other) const override {
     return options_ == static_cast<const MoeRoute&>(other).options_;
   }
+
+ protected:
+  void eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  void eval_metal(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
  private:
   Options options_;

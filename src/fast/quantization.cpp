@@ -1,6 +1,8 @@
 #include "fast/quantization.h"
 
+#include "fast/backend.h"
 #include "fast/cuda_path.h"
+#include "fast/metal_path.h"
 
 #include <limits>
 #include <sstream>
@@ -122,7 +124,12 @@ bool kernel_float(mx::Dtype type) {
 std::string kernel_obstacle(const mx::Stream& s, const mx::array& x,
                             const QuantizedWeights& weights, const Quantization& q,
                             bool transpose) {
-  if (s.device != mx::Device::cpu) return cuda_obstacle(s, x, weights, q, transpose);
+  const auto backend = backend_of(s);
+  if (backend == Backend::cuda) return cuda_obstacle(s, x, weights, q, transpose);
+  if (backend == Backend::metal) {
+    const auto obstacle = metal_device_obstacle(s);
+    return obstacle.empty() ? metal_obstacle(x, weights, q, transpose) : obstacle;
+  }
   if (!transpose) return "transpose=False";
   if (weights.w.ndim() != 3) return "the weights are not a stack of experts (E, N, K)";
   if (!kernel_float(x.dtype())) return "the type of x";

@@ -28,7 +28,7 @@ def test_kernels_compile(family, tmp_path):
 
 
 def test_sources_suit_embedding():
-    """What `cuda_source` (src/fast/cuda_source.cpp) takes for granted of the files."""
+    """What `kernel_source` (src/fast/kernel_source.cpp) takes for granted of the files."""
     files = sorted((ROOT / "src/cuda").glob("*.cuh"))
     assert files
     names = {file.name for file in files}

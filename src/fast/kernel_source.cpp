@@ -1,4 +1,4 @@
-#include "fast/cuda_source.h"
+#include "fast/kernel_source.h"
 
 #include <algorithm>
 #include <set>
@@ -9,11 +9,11 @@ namespace zmlx::fast {
 
 namespace {
 
-const char* text_of(const std::string& name) {
-  for (size_t i = 0; i < kCudaFileCount; ++i) {
-    if (name == kCudaFiles[i].name) return kCudaFiles[i].text;
+const char* text_of(const SourceFolder& folder, const std::string& name) {
+  for (size_t i = 0; i < folder.count; ++i) {
+    if (name == folder.files[i].name) return folder.files[i].text;
   }
-  throw std::logic_error("[cuda_source] there is no file " + name + ".");
+  throw std::logic_error("[kernel_source] there is no file " + name + " in " + folder.name + ".");
 }
 
 /// The sources hold no string literals and no block comments, so two slashes start a comment.
@@ -24,16 +24,17 @@ std::string_view without_comment(std::string_view line) {
   return line.substr(first, line.find_last_not_of(' ') + 1 - first);
 }
 
-void append(const std::string& name, std::set<std::string>& included, std::string& out) {
+void append(const SourceFolder& folder, const std::string& name, std::set<std::string>& included,
+            std::string& out) {
   if (!included.insert(name).second) return;
-  std::string_view rest = text_of(name);
+  std::string_view rest = text_of(folder, name);
   while (!rest.empty()) {
     const auto line = rest.substr(0, rest.find('\n'));
     rest.remove_prefix(std::min(rest.size(), line.size() + 1));
     constexpr std::string_view kInclude = "#include \"";
     if (line.starts_with(kInclude)) {
       const auto file = line.substr(kInclude.size(), line.rfind('"') - kInclude.size());
-      append(std::string(file), included, out);
+      append(folder, std::string(file), included, out);
       continue;
     }
     const auto text = without_comment(line);
@@ -45,10 +46,10 @@ void append(const std::string& name, std::set<std::string>& included, std::strin
 
 }  // namespace
 
-std::string cuda_source(const std::string& name) {
+std::string kernel_source(const SourceFolder& folder, const std::string& name) {
   std::set<std::string> included;
   std::string out;
-  append(name, included, out);
+  append(folder, name, included, out);
   return out;
 }
 

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+
+#include "mlx/dtype.h"
+
+/// Kernels that are made once for a kind of call are looked up by a key of numbers.
+namespace zmlx::fast {
+
+namespace mx = mlx::core;
+
+/// What tells calls apart that need a different kernel or launch.
+using LaunchKey = std::array<int64_t, 32>;
+
+struct LaunchKeyHash {
+  size_t operator()(const LaunchKey& key) const {
+    uint64_t hash = 0x9e3779b97f4a7c15;
+    for (auto value : key) {
+      hash = (hash ^ static_cast<uint64_t>(value)) * 0xff51afd7ed558ccd;
+      hash ^= hash >> 32;
+    }
+    return hash;
+  }
+};
+
+/// What a key begins with.
+enum class Operation { swiglu, combine, norm, route };
+
+inline int64_t type_code(mx::Dtype type) { return static_cast<int64_t>(type.val()); }
+
+/// Collects what a key is made of.
+class KeyBuilder {
+ public:
+  template <typename... Values>
+  void add(Values... values) {
+    ((key_.at(position_++) = static_cast<int64_t>(values)), ...);
+  }
+  void add(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    add(bits);
+  }
+  const LaunchKey& key() const { return key_; }
+
+ private:
+  LaunchKey key_{};
+  size_t position_ = 0;
+};
+
+}  // namespace zmlx::fast
