@@ -28,6 +28,7 @@ class Case:
     rows: bool  # swiglu: rows of x are chosen by indices
     activation: str
     weights_type: str
+    exact: bool = True  # numerics
     offset: int = 0  # elements by which x and the weights lie off their alignment
 
     def __str__(self):
@@ -45,7 +46,7 @@ class Case:
         q = self.quantization
         settings = dict(type=self.type, mode=q.mode, bits=q.bits, group=q.group, E=self.experts)
         settings |= dict(N=self.outer, K=self.inner, tokens=self.tokens, top_k=self.top_k)
-        settings |= dict(offset=self.offset)
+        settings |= dict(offset=self.offset, exact=self.exact)
         if self.op == "swiglu":
             rows = self.tokens if self.rows else "token"
             settings |= dict(rows=rows, activation=self.activation)

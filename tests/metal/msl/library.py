@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -90,8 +91,8 @@ def _run(command, **kwargs):
     return done.stdout
 
 
-def _built(name, command, source=None):
-    """The file `name` in the build folder, made by a command if it is not there."""
+def _built(name, build):
+    """The file `name` in the build folder, which `build(path)` makes if it is not there."""
     path = BUILD / name
     if path.exists():
         return path
@@ -100,13 +101,31 @@ def _built(name, command, source=None):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             partial = path.with_suffix(".partial")
-            if source is not None:
-                text = path.with_suffix(".ii")
-                text.write_text(source)
-                command = [*command, text]
-            _run([*command, "-o", partial])
+            build(partial)
             partial.rename(path)
     return path
+
+
+def _compile(flags, text, contract):
+    """Builds a kernel's library from C++."""
+
+    def build(path):
+        source = path.with_suffix(".ii")
+        source.write_text(text)
+        command = [clang(), *flags, "-w"]
+        if contract:
+            # x86 has no fused operation for halves, so clang does not fuse what it may.
+            code = path.with_suffix(".ll")
+            _run([*command, "-x", "c++-cpp-output", "-S", "-emit-llvm", source, "-o", code])
+            code.write_text(
+                re.sub(r"llvm\.fmuladd\.(v\d+)?f16", r"llvm.fma.\1f16", code.read_text())
+            )
+            command = [clang(), *_TARGET[:2], "-O2", "-w", "-Xclang", "-disable-llvm-passes", code]
+        else:
+            command += ["-x", "c++-cpp-output", source]
+        _run([*command, "-shared", "-o", path])
+
+    return build
 
 
 def _digest(*parts):
@@ -119,7 +138,8 @@ def runtime():
     sources = sorted(HOST.glob("*.cpp"))
     text = [p.read_text() for p in sorted(HOST.glob("*.*")) if p.is_file()]
     flags = [*_TARGET, "-O2", "-Wall", "-Wextra", "-shared", "-pthread"]
-    path = _built(f"runtime-{_digest(clang(), flags, *text)}.so", [clang(), *flags, *sources])
+    name = f"runtime-{_digest(clang(), flags, *text)}.so"
+    path = _built(name, lambda path: _run([clang(), *flags, *sources, "-o", path]))
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     launch.declare(library)
     return library
@@ -137,7 +157,15 @@ class Library:
     def __init__(self, source, entries=None, *, include=(), options=PLAIN, defines=()):
         folders = [HOST / "include_mlx", *include]
         flat = _run(
-            [clang(), *_MSL, *(f"-D{d}" for d in defines), "-E", "-x", "c++", "-"]
+            [
+                clang(),
+                *_MSL,
+                *(f"-D{d}" for d in (*defines, *(["MSL_CONTRACT"] if options.contract else []))),
+                "-E",
+                "-x",
+                "c++",
+                "-",
+            ]
             + [f"-isystem{HOST / 'include'}", *(f"-I{folder}" for folder in folders)],
             input="#include <metal_stdlib>\n" + source,
         )
@@ -152,11 +180,8 @@ class Library:
             self._numbers[name], self._kernels[name] = number, kernel
         flags = [*_MSL, *(_CHECKED if options.checked else ["-O2"])]
         flags.append(f"-ffp-contract={'on' if options.contract else 'off'}")
-        path = _built(
-            f"kernels/{_digest(clang(), flags, text)}.so",
-            [clang(), *flags, "-shared", "-w", "-x", "c++-cpp-output"],
-            text,
-        )
+        name = f"kernels/{_digest(clang(), flags, text, _compile.__code__.co_code)}.so"
+        path = _built(name, _compile(flags, text, options.contract))
         self._runtime = runtime()
         self._library = ctypes.CDLL(str(path))
 

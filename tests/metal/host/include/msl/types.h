@@ -52,8 +52,10 @@ struct bfloat {
   friend constexpr bfloat& operator op##=(bfloat & a, bfloat b) { return a = a op b; }
   MSL_BFLOAT_OPERATOR(+)
   MSL_BFLOAT_OPERATOR(-)
-  MSL_BFLOAT_OPERATOR(*)
   MSL_BFLOAT_OPERATOR(/)
+#ifndef MSL_CONTRACT
+  MSL_BFLOAT_OPERATOR(*)
+#endif
 #undef MSL_BFLOAT_OPERATOR
   friend constexpr bfloat operator-(bfloat a) { return bfloat(static_cast<__bf16>(-a.value)); }
 #define MSL_BFLOAT_COMPARISON(op)                                                      \
@@ -71,6 +73,44 @@ struct bfloat {
   MSL_BFLOAT_COMPARISON(>=)
 #undef MSL_BFLOAT_COMPARISON
 };
+
+#ifdef MSL_CONTRACT
+/// A product that is still exact: what a compiler may fuse with an addition in the same expression.
+/// (For halves and floats clang does it itself.)
+struct bfloat_product {
+  bfloat a, b;
+
+  constexpr operator bfloat() const { return bfloat(static_cast<float>(a) * static_cast<float>(b)); }
+  constexpr operator float() const { return static_cast<bfloat>(*this); }
+  constexpr bfloat plus(float c) const {
+    // The product is exact in double, and its sum with a bfloat too unless one is negligible.
+    const double sum = static_cast<double>(static_cast<float>(a) * static_cast<float>(b)) + c;
+    return bfloat(static_cast<float>(sum));
+  }
+};
+constexpr bfloat_product operator*(bfloat a, bfloat b) { return {a, b}; }
+template <typename I>
+  requires std::is_integral_v<I>
+constexpr bfloat_product operator*(bfloat a, I b) {
+  return {a, bfloat(b)};
+}
+template <typename I>
+  requires std::is_integral_v<I>
+constexpr bfloat_product operator*(I a, bfloat b) {
+  return {bfloat(a), b};
+}
+constexpr bfloat& operator*=(bfloat& a, bfloat b) { return a = a * b; }
+constexpr bfloat operator+(bfloat_product p, bfloat c) { return p.plus(c); }
+constexpr bfloat operator+(bfloat c, bfloat_product p) { return p.plus(c); }
+constexpr bfloat operator+(bfloat_product p, bfloat_product q) { return p.plus(bfloat(q)); }
+constexpr bfloat operator-(bfloat_product p, bfloat c) { return p.plus(-c); }
+constexpr bfloat operator-(bfloat c, bfloat_product p) { return bfloat_product{-p.a, p.b}.plus(c); }
+constexpr bfloat operator-(bfloat_product p, bfloat_product q) { return p.plus(-bfloat(q)); }
+constexpr bfloat operator-(bfloat_product p) { return -bfloat(p); }
+constexpr bfloat_product operator*(bfloat_product p, bfloat c) { return {bfloat(p), c}; }
+constexpr bfloat_product operator*(bfloat c, bfloat_product p) { return {c, bfloat(p)}; }
+constexpr bfloat& operator+=(bfloat& a, bfloat_product p) { return a = p.plus(a); }
+#endif
 
 constexpr half operator""h(long double value) { return static_cast<half>(value); }
 constexpr bfloat operator"" bf(long double value) { return bfloat(static_cast<float>(value)); }
