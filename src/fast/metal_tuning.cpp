@@ -1,7 +1,8 @@
 #include "fast/metal_tuning.h"
 
+#include <algorithm>
+#include <charconv>
 #include <cstdlib>
-#include <sstream>
 #include <stdexcept>
 
 namespace zmlx::fast {
@@ -30,9 +31,11 @@ void set(MetalTuning& tuning, const std::string& entry) {
   if (split == std::string::npos) fail(entry);
   for (const auto& field : kFields) {
     if (entry.compare(0, split, field.name) != 0) continue;
-    std::istringstream in(entry.substr(split + 1));
+    const char* end = entry.data() + entry.size();
     int value = 0;
-    if (!(in >> value) || !in.eof() || value < 1 || value > field.largest) fail(entry);
+    const auto read = std::from_chars(entry.data() + split + 1, end, value);
+    if (read.ec != std::errc() || read.ptr != end) fail(entry);
+    if (value < 1 || value > field.largest) fail(entry);
     tuning.*field.value = value;
     return;
   }
@@ -43,8 +46,11 @@ void set(MetalTuning& tuning, const std::string& entry) {
 
 MetalTuning parse_metal_tuning(const std::string& text) {
   MetalTuning tuning;
-  std::istringstream in(text);
-  for (std::string entry; std::getline(in, entry, ',');) set(tuning, entry);
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    set(tuning, text.substr(begin, end - begin));
+    begin = end + 1;
+  }
   return tuning;
 }
 
