@@ -1,8 +1,10 @@
 #include "fast/metal_tuning.h"
 
+#include <algorithm>
+#include <charconv>
 #include <cstdlib>
-#include <sstream>
 #include <stdexcept>
+#include <string_view>
 
 namespace zmlx::fast {
 
@@ -20,19 +22,20 @@ constexpr Field kFields[] = {{"swiglu_rows", &MetalTuning::swiglu_rows, 8},
                              {"combine_simdgroups", &MetalTuning::combine_simdgroups, 32},
                              {"norm_simdgroups", &MetalTuning::norm_simdgroups, 32}};
 
-[[noreturn]] void fail(const std::string& entry) {
-  throw std::invalid_argument("[ZMLX_METAL_TUNING] cannot use '" + entry +
+[[noreturn]] void fail(std::string_view entry) {
+  throw std::invalid_argument("[ZMLX_METAL_TUNING] cannot use '" + std::string(entry) +
                               "': entries are name=value, rows from 1 to 8, simdgroups to 32.");
 }
 
-void set(MetalTuning& tuning, const std::string& entry) {
+void set(MetalTuning& tuning, std::string_view entry) {
   const auto split = entry.find('=');
-  if (split == std::string::npos) fail(entry);
+  if (split == std::string_view::npos) fail(entry);
   for (const auto& field : kFields) {
-    if (entry.compare(0, split, field.name) != 0) continue;
-    std::istringstream in(entry.substr(split + 1));
+    if (entry.substr(0, split) != field.name) continue;
+    const char* end = entry.data() + entry.size();
     int value = 0;
-    if (!(in >> value) || !in.eof() || value < 1 || value > field.largest) fail(entry);
+    const auto [stopped, error] = std::from_chars(entry.data() + split + 1, end, value);
+    if (error != std::errc() || stopped != end || value < 1 || value > field.largest) fail(entry);
     tuning.*field.value = value;
     return;
   }
@@ -43,8 +46,12 @@ void set(MetalTuning& tuning, const std::string& entry) {
 
 MetalTuning parse_metal_tuning(const std::string& text) {
   MetalTuning tuning;
-  std::istringstream in(text);
-  for (std::string entry; std::getline(in, entry, ',');) set(tuning, entry);
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const auto entry = rest.substr(0, rest.find(','));
+    set(tuning, entry);
+    rest.remove_prefix(std::min(rest.size(), entry.size() + 1));
+  }
   return tuning;
 }
 
