@@ -4,7 +4,6 @@
 #include <charconv>
 #include <cstdlib>
 #include <stdexcept>
-#include <string_view>
 
 namespace zmlx::fast {
 
@@ -22,20 +21,21 @@ constexpr Field kFields[] = {{"swiglu_rows", &MetalTuning::swiglu_rows, 8},
                              {"combine_simdgroups", &MetalTuning::combine_simdgroups, 32},
                              {"norm_simdgroups", &MetalTuning::norm_simdgroups, 32}};
 
-[[noreturn]] void fail(std::string_view entry) {
-  throw std::invalid_argument("[ZMLX_METAL_TUNING] cannot use '" + std::string(entry) +
+[[noreturn]] void fail(const std::string& entry) {
+  throw std::invalid_argument("[ZMLX_METAL_TUNING] cannot use '" + entry +
                               "': entries are name=value, rows from 1 to 8, simdgroups to 32.");
 }
 
-void set(MetalTuning& tuning, std::string_view entry) {
+void set(MetalTuning& tuning, const std::string& entry) {
   const auto split = entry.find('=');
-  if (split == std::string_view::npos) fail(entry);
+  if (split == std::string::npos) fail(entry);
   for (const auto& field : kFields) {
-    if (entry.substr(0, split) != field.name) continue;
+    if (entry.compare(0, split, field.name) != 0) continue;
     const char* end = entry.data() + entry.size();
     int value = 0;
-    const auto [stopped, error] = std::from_chars(entry.data() + split + 1, end, value);
-    if (error != std::errc() || stopped != end || value < 1 || value > field.largest) fail(entry);
+    const auto read = std::from_chars(entry.data() + split + 1, end, value);
+    if (read.ec != std::errc() || read.ptr != end) fail(entry);
+    if (value < 1 || value > field.largest) fail(entry);
     tuning.*field.value = value;
     return;
   }
@@ -46,11 +46,10 @@ void set(MetalTuning& tuning, std::string_view entry) {
 
 MetalTuning parse_metal_tuning(const std::string& text) {
   MetalTuning tuning;
-  std::string_view rest = text;
-  while (!rest.empty()) {
-    const auto entry = rest.substr(0, rest.find(','));
-    set(tuning, entry);
-    rest.remove_prefix(std::min(rest.size(), entry.size() + 1));
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    set(tuning, text.substr(begin, end - begin));
+    begin = end + 1;
   }
   return tuning;
 }
