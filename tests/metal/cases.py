@@ -122,7 +122,7 @@ def _case(op, q, type_, inner, outer, rng):
         experts,
         bias=bool(rng.random() < 0.3),
         rows=op == "swiglu" and bool(rng.random() < 0.3),
-        activation=str(rng.choice(["swiglu", "swiglu_clamped"])),
+        activation=str(rng.choice(["swiglu", "swiglu_clamped", "geglu"])),
         weights_type="float32" if rng.random() < 0.4 else type_,
         offset=int(rng.random() < 0.25),
     )

@@ -39,6 +39,9 @@ def _sigmoid(x):
 def _activate(gate, up, activation):
     if activation == "swiglu":
         return gate * _sigmoid(gate) * up
+    if activation == "geglu":
+        inner = np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)
+        return 0.5 * gate * (1 + np.tanh(inner)) * up
     gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
     return (up + 1) * gate * _sigmoid(1.702 * gate)
 

@@ -14,6 +14,8 @@ from msl import MslFault, Options
 from stock.sequence import Stock
 from test_identity import FAMILIES
 from test_norm import NORM_CASES, norm_calls
+from test_router import CASES as ROUTES
+from test_router import route_passes
 
 CHECKED, CONTRACTED = Options(checked=True), Options(contract=True)
 
@@ -81,6 +83,16 @@ MUTATIONS = {
         "const T scaled = s * up;\n  return gate * scaled;",
         "swiglu",
     ),
+    "of equal experts the other one is chosen": Mutation(
+        "found = C::kAscending ? simd_max(found) : simd_min(found);",
+        "found = simd_max(found);",
+        "route",
+    ),
+    "scores are read before they are written": Mutation(
+        "}\nthreadgroup_barrier(mem_flags::mem_threadgroup);\nif constexpr (C::kSoftmax) {",
+        "}\nif constexpr (C::kSoftmax) {",
+        "route",
+    ),
     "no eps": Mutation("acc / width + as_type<float>(C::kEpsBits)", "acc / width", "norm"),
     "the sum is not rounded": Mutation(
         "value = added;",
@@ -107,6 +119,10 @@ def test_is_caught(mutation):
         kernels, calls = norm_calls(NORM_CASES, CHECKED, mutation.change)
         assert any(not call(kernels, 0) for call in calls)
         return
+    if mutation.op == "route":
+        kernels = FusedKernels([c.kernel() for c in ROUTES], CHECKED, mutation.change)
+        assert not all(route_passes(c, kernels) for c in ROUTES)
+        return
     for cases in FAMILIES.values():
         cases = [c for c in cases if c.op == mutation.op]
         for options in (CHECKED, CONTRACTED):
@@ -122,6 +138,10 @@ def test_sources_without_mutation_pass():
     for options in (CHECKED, CONTRACTED):
         kernels = FusedKernels([c.kernel() for c in cases], options)
         assert not any(_is_caught(kernels, options, case) for case in cases)
+    kernels, calls = norm_calls(NORM_CASES, CHECKED)
+    assert all(call(kernels, 0) for call in calls)
+    kernels = FusedKernels([c.kernel() for c in ROUTES], CHECKED)
+    assert all(route_passes(c, kernels) for c in ROUTES)
 
 
 def test_a_text_that_is_gone_fails():

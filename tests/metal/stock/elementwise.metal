@@ -5,6 +5,7 @@
 #include "mlx/backend/metal/kernels/utils.h"
 #include "mlx/backend/metal/kernels/unary_ops.h"
 #include "mlx/backend/metal/kernels/binary_ops.h"
+#include "mlx/backend/metal/kernels/unary.h"
 #include "mlx/backend/metal/kernels/binary.h"
 
 // mlx_lm.models.activations.swiglu: silu(gate) * up, compiled.
@@ -51,6 +52,35 @@ template <typename T>
   T tmp_glu = Multiply()(tmp_g, tmp_sigmoid);
   T tmp_linear = Add()(tmp_u, tmp_one);
   T tmp_out = Multiply()(tmp_glu, tmp_linear);
+  out[index] = tmp_out;
+}
+
+// mlx_lm.models.activations.geglu: mlx.nn.gelu_approx(gate) * up, compiled.
+template <typename T>
+[[kernel]] void compiled_geglu(
+    device const T* gate [[buffer(0)]],
+    device const T* up [[buffer(1)]],
+    device T* out [[buffer(2)]],
+    constant const uint& size [[buffer(3)]],
+    uint3 pos [[thread_position_in_grid]]) {
+  uint index = pos.x;
+  if (index >= size) return;
+  T tmp_gate = gate[index];
+  T tmp_up = up[index];
+  auto tmp_half = static_cast<T>(0.5f);
+  auto tmp_three = static_cast<T>(3.0f);
+  auto tmp_c = static_cast<T>(0.044715f);
+  auto tmp_root = static_cast<T>(0.7978845608028654f);
+  auto tmp_one = static_cast<T>(1.0f);
+  T tmp_halved = Multiply()(tmp_half, tmp_gate);
+  T tmp_cube = Power()(tmp_gate, tmp_three);
+  T tmp_scaled = Multiply()(tmp_c, tmp_cube);
+  T tmp_sum = Add()(tmp_gate, tmp_scaled);
+  T tmp_inner = Multiply()(tmp_root, tmp_sum);
+  T tmp_tanh = Tanh()(tmp_inner);
+  T tmp_plus = Add()(tmp_one, tmp_tanh);
+  T tmp_gelu = Multiply()(tmp_halved, tmp_plus);
+  T tmp_out = Multiply()(tmp_gelu, tmp_up);
   out[index] = tmp_out;
 }
 

@@ -61,7 +61,9 @@ def elementwise_library(options):
     entries = []
     for t in METAL_TYPES.values():
         entries += [f"compiled_swiglu<{t}>", f"compiled_swiglu_clamped<{t}>"]
-        entries += [f"binary_vv<{t}, {t}, {op}>" for op in ("Multiply", "Add")]
+        entries.append(f"compiled_geglu<{t}>")
+        entries += [f"binary_vv<{t}, {t}, {op}>" for op in ("Multiply", "Add", "Divide")]
+        entries.append(f"unary_v<{t}, {t}, Sigmoid>")
         entries.append(f"copy_converted<{t}, float>")
     return _library((_HERE / "elementwise.metal").read_text(), entries, options)
 

@@ -22,8 +22,9 @@ using std::uint32_t;
 using std::uint64_t;
 using std::uint8_t;
 
-/// As MSL has it: any conversion to it is explicit, while it becomes a float by itself. The
-/// arithmetic is the compiler's own, so that what contracts for floats can be made to for bfloats.
+/// As MSL has it: any conversion of another float to it is explicit, while it becomes a float by
+/// itself. The arithmetic is the compiler's own, so that what contracts for floats can be made to
+/// for bfloats.
 struct bfloat {
   __bf16 value;
 
@@ -31,7 +32,8 @@ struct bfloat {
   constexpr explicit bfloat(__bf16 v) : value(v) {}
   template <typename T>
     requires std::is_arithmetic_v<T> || std::is_same_v<T, _Float16>
-  constexpr explicit bfloat(T v) : value(static_cast<__bf16>(static_cast<float>(v))) {}
+  constexpr explicit(!std::is_integral_v<T>) bfloat(T v)
+      : value(static_cast<__bf16>(static_cast<float>(v))) {}
   constexpr operator float() const { return static_cast<float>(value); }
   constexpr explicit operator __bf16() const { return value; }
 
@@ -80,7 +82,9 @@ struct bfloat {
 struct bfloat_product {
   bfloat a, b;
 
-  constexpr operator bfloat() const { return bfloat(static_cast<float>(a) * static_cast<float>(b)); }
+  constexpr operator bfloat() const {
+    return bfloat(static_cast<float>(a) * static_cast<float>(b));
+  }
   constexpr operator float() const { return static_cast<bfloat>(*this); }
   constexpr bfloat plus(float c) const {
     // The product is exact in double, and its sum with a bfloat too unless one is negligible.
