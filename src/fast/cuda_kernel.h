@@ -3,6 +3,8 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -37,11 +39,13 @@ struct CudaKernel {
 /// What tells calls apart that need a different kernel or launch.
 using CudaKey = std::array<int64_t, 32>;
 
-/// Allocates the outputs and launches the kernel of a key, which `describe` makes at its first use.
-/// For `Primitive::eval_gpu`.
+/// Allocates those outputs that have no memory yet and launches the kernel of a key, which
+/// `describe` makes at its first use. For `Primitive::eval_gpu`.
+/// @param numbers  values of this call for the kernel's numbers, if they differ from call to call.
 /// @throws std::runtime_error if the kernel does not compile.
-void launch_cuda(const CudaKey& key, const mx::Stream& stream, const std::vector<mx::array>& inputs,
-                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe);
+void launch_cuda(const CudaKey& key, const mx::Stream& stream, std::span<const mx::array> inputs,
+                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe,
+                 std::initializer_list<int> numbers = {});
 
 /// The text that a kernel is compiled from, for parameters of the arrays' types. The kernel's name
 /// in it is `kCudaKernelName`.
