@@ -79,9 +79,9 @@ struct AttentionHeads {
     for (int i = threadIdx.x; i < kHalf; i += 32) {
       const float a = to_float(head[i]), b = to_float(head[i + kHalf]);
       const float cosine = angles[i].x, sine = angles[i].y;
-      // Contracted by the compiler, as in MLX's kernel.
-      out[i] = round_to<T>(a * cosine - b * sine);
-      out[i + kHalf] = round_to<T>(a * sine + b * cosine);
+      // As MLX's compiler contracts a * cosine - b * sine and a * sine + b * cosine.
+      out[i] = round_to<T>(__fmaf_rn(a, cosine, -__fmul_rn(b, sine)));
+      out[i + kHalf] = round_to<T>(__fmaf_rn(a, sine, __fmul_rn(b, cosine)));
     }
   }
 

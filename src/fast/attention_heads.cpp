@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <span>
 
@@ -97,6 +98,17 @@ void take_over(const mx::array& cache, mx::array& out, const mx::Stream& s) {
   out.copy_shared_buffer(copy[0]);
 }
 
+/// Every output of a primitive holds its inputs. Lets go of all but those that are evaluated, as
+/// MLX does right afterwards, so that a cache that nobody else holds shows as such.
+void release_inputs(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  const auto evaluated = std::ranges::count_if(
+      outputs, [&](const mx::array& out) { return &out.inputs() == &inputs; });
+  if (evaluated != 1 || outputs[0].is_tracer()) return;
+  for (auto& out : outputs) {
+    if (&out.inputs() != &inputs) out.inputs().clear();
+  }
+}
+
 CudaKernel AttentionHeads::describe(bool copied) const {
   const auto& o = options_;
   const int threads = threads_of(o.head_dim);
@@ -138,6 +150,7 @@ void AttentionHeads::eval_gpu(const std::vector<mx::array>& inputs,
   const size_t read = inputs.size() - 2;
   const bool copied = needs_copies(inputs, read);
   const int capacity = inputs[read].shape(2);
+  release_inputs(inputs, outputs);
   take_over(inputs[read], outputs[1], stream());
   take_over(inputs[read + 1], outputs[2], stream());
   KeyBuilder key;

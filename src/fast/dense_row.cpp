@@ -72,24 +72,24 @@ void RowProduct::add_to(KeyBuilder& key) const {
   key.add(norm_eps.value_or(0.0f));
 }
 
-void RowProduct::add_to(Config& config, int threads) const {
+void RowProduct::add_to(Config& config, int threads, int ring) const {
   config.type("T", type_name(type));
   config.number("kBits", quantization.bits);
   config.number("kGroup", quantization.group_size);
   config.number("K", width);
   config.number("kThreads", threads);
-  config.number("kRing", kRowRing);
+  config.number("kRing", ring);
   config.number("kNormThreads", rms_norm_threads(width, 2));
   config.flag("kExact", true);
   config.flag("kAddNorm", norm_eps.has_value());
   config.real("kNormEps", norm_eps.value_or(0.0f));
 }
 
-int RowProduct::shared_memory(int threads, int rows) const {
+int RowProduct::shared_memory(int threads, int rows, int ring) const {
   const int step = 32 * lane_elements(quantization.bits);
   const int steps = (width + step - 1) / step;
   const int bytes = 2 * lane_elements(quantization.bits) * quantization.bits / 8;
-  const int codes = bytes % 4 == 0 ? threads * rows * std::min(kRowRing, steps) * bytes : 0;
+  const int codes = bytes % 4 == 0 ? threads * rows * std::min(ring, steps) * bytes : 0;
   return steps * step * 2 + codes;
 }
 

@@ -28,22 +28,22 @@ std::string layer_text(const std::string& prefix);
 
 /// The product of one row of a primitive's first input, and the norm before it.
 struct RowProduct {
+  static constexpr int kRing = 4;
   Quantization quantization;
   mx::Dtype type;
   int width;
   std::optional<float> norm_eps;  ///< if the row is the norm of a sum
 
   void add_to(KeyBuilder& key) const;
-  void add_to(Config& config, int threads) const;
+  /// `ring` steps of the inner dimension have their codes on the way.
+  void add_to(Config& config, int threads, int ring = kRing) const;
   /// Bytes of shared memory for the row and for the codes on their way to `rows` rows a half warp.
-  int shared_memory(int threads, int rows) const;
+  int shared_memory(int threads, int rows, int ring = kRing) const;
   /// Inputs before the layers: x, and with a norm the residual and the norm's weight.
   std::vector<std::string> input_names() const;
   /// The row as kernels take it.
   std::string input_text() const;
 };
-/// Steps of the inner dimension whose codes are on their way.
-inline constexpr int kRowRing = 4;
 /// Whether kernels cannot read these arrays in place.
 bool needs_copies(const std::vector<mx::array>& arrays, size_t count);
 

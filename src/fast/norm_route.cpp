@@ -1,5 +1,4 @@
-#include <algorithm>
-
+#include "cuda/host/memory.h"
 #include "fast/cuda_kernel.h"
 #include "fast/cuda_path.h"
 #include "fast/dense_row.h"
@@ -30,12 +29,10 @@ class NormRoute : public StepPrimitive {
   Options options_;
 };
 
-/// Rows that a half warp multiplies at once.
-int rows_of(int experts) { return experts > 64 ? 4 : 2; }
-int threads_of(int experts) { return std::clamp((experts + 3) / 4 * 16, 128, 512); }
+constexpr int kThreads = 128, kRowsPerBlock = kThreads / 16, kRing = 8;
 /// See NormRoute in src/cuda.
 int shared_memory(const RowProduct& product, int experts) {
-  return product.shared_memory(threads_of(experts), rows_of(experts)) + 2 * experts;
+  return product.shared_memory(kThreads, 1, kRing) + (experts + 7) / 8 * 8 * 2;
 }
 
 std::string obstacle(const mx::array& x, const AddNorm& norm, const Linear& router,
@@ -56,17 +53,14 @@ std::string obstacle(const mx::array& x, const AddNorm& norm, const Linear& rout
   if (shared_memory(product, experts) > cuda_shared_limit(capability)) {
     return "rows too long for shared memory";
   }
-  // One block reads all of the router.
-  if (experts > 256) return "more than 256 experts";
   return cuda_route_obstacle({experts, route.k, 1, capability});
 }
 
 CudaKernel NormRoute::describe(bool copied) const {
   const auto& o = options_;
-  const int experts = o.call.experts, threads = threads_of(experts);
+  const int experts = o.call.experts;
   Config config, route;
-  o.product.add_to(config, threads);
-  config.number("kRows", rows_of(experts));
+  o.product.add_to(config, kThreads, kRing);
   add_route(route, o.route, o.call);
   auto names = o.product.input_names();
   append_layer_names("router", names);
@@ -75,12 +69,12 @@ CudaKernel NormRoute::describe(bool copied) const {
           config.text() + route.text("RouteConfig"),
           "zmlx::NormRoute<zmlx::Config, zmlx::RouteConfig>::run(" + o.product.input_text() + ", " +
               layer_text("router") + ", " + (o.route.has_bias ? "select_bias" : "nullptr") +
-              ", normed, sum, indices, weights);",
+              ", normed, sum, indices, weights, scratch);",
           names,
-          {"normed", "sum", "indices", "weights"},
+          {"normed", "sum", "indices", "weights", "scratch"},
           {},
-          {1, 1, 1},
-          threads,
+          {(experts + kRowsPerBlock - 1) / kRowsPerBlock, 1, 1},
+          kThreads,
           1,
           shared_memory(o.product, experts),
           copied};
@@ -92,7 +86,9 @@ void NormRoute::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::a
   key.add(Operation::norm_route, stream().index, copied);
   options_.product.add_to(key);
   add_route(key, options_.route, options_.call);
-  launch_cuda(key.key(), stream(), inputs, outputs, [&] { return describe(copied); });
+  auto written = outputs;
+  written.push_back(cuda::scratch(stream()));
+  launch_cuda(key.key(), stream(), inputs, written, [&] { return describe(copied); });
 }
 
 }  // namespace

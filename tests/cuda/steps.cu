@@ -37,9 +37,9 @@ __global__ __launch_bounds__(C::kThreads, 1) void conv(typename C::T* x, const u
   ShortConv<C>::run({x, x, x}, layer<typename C::T>(w, x, x), x, x, x, x, x);
 }
 
-template <int Bits, int Threads, int Rows>
-struct Router : Row<bf16, Bits, 2048, Threads, true> {
-  static constexpr int kRows = Rows;
+template <int Bits>
+struct Router : Row<bf16, Bits, 2048, 128, true> {
+  static constexpr int kRing = 8;
 };
 template <int Experts, int TopK>
 struct Softmax {
@@ -56,13 +56,13 @@ struct Softmax {
 };
 template <class C, class Route>
 __global__ __launch_bounds__(C::kThreads, 1) void route(bf16* x, const u32* w, u32* indices) {
-  NormRoute<C, Route>::run({x, x, x}, layer<bf16>(w, x, x), nullptr, x, x, indices, x);
+  NormRoute<C, Route>::run({x, x, x}, layer<bf16>(w, x, x), nullptr, x, x, indices, x, indices);
 }
 
 // The host works shared memory out by itself: tests/cpp/cuda_path_test.cpp has the same numbers.
 static_assert(AttentionHeads<Heads<bf16, 4, 128, true>>::kShared == 135936);
 static_assert(ShortConv<Conv<bf16, 4, true>>::kShared == 28672);
-static_assert(NormRoute<Router<8, 512, 4>, Softmax<128, 8>>::kShared == 135424);
+static_assert(NormRoute<Router<8>, Softmax<128, 8>>::kShared == 20736);
 
 void all() {
   heads<Heads<bf16, 4, 128, true>><<<1, 1>>>(nullptr, nullptr, 0);
@@ -70,6 +70,6 @@ void all() {
   heads<Heads<bf16, 6, 96, true>><<<1, 1>>>(nullptr, nullptr, 0);
   conv<Conv<bf16, 4, true>><<<1, 1>>>(nullptr, nullptr);
   conv<Conv<f16, 8, false>><<<1, 1>>>(nullptr, nullptr);
-  route<Router<8, 512, 4>, Softmax<128, 8>><<<1, 1>>>(nullptr, nullptr, nullptr);
-  route<Router<4, 256, 2>, Softmax<32, 4>><<<1, 1>>>(nullptr, nullptr, nullptr);
+  route<Router<8>, Softmax<128, 8>><<<1, 1>>>(nullptr, nullptr, nullptr);
+  route<Router<4>, Softmax<32, 4>><<<1, 1>>>(nullptr, nullptr, nullptr);
 }

@@ -147,7 +147,7 @@ def test_a_cache_that_somebody_holds_is_copied():
     build_call, _ = attention.builder(type(module))
     cache = KVCache()
     mx.eval(module(normal((1, 5, 512), mx.bfloat16, 1), "causal", cache))
-    kept, before = cache.keys, mx.array(cache.keys) + 0
+    kept, before = mx.array(cache.keys), cache.keys + 0
     mx.eval(kept, before)
     cache.offset = 2
     x = normal((1, 1, 512), mx.bfloat16, 3)

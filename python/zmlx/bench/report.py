@@ -163,7 +163,8 @@ def _same_tokens(case: dict[str, Any]) -> str:
         return "-"
     if case["same_tokens"]:
         return f"{case['tokens_compared']} of {case['tokens_compared']}"
-    return f"{case['tokens_compared']} of {case['tokens_generated']}"
+    same = f"{case['tokens_compared']} of {case['tokens_generated']}"
+    return same if case.get("stock_repeats_itself", True) else f"{same}; stock's own runs differ"
 
 
 def _validate_table(capsules: list[dict[str, Any]]) -> list[str]:

@@ -175,8 +175,8 @@ class ResidualSum(SeamArray):
         return normed
 
     def consume(self, build):
-        """`result` of `(result, sum) = build(a, b)` for the operands, or None if there is nothing to
-        build or `build` returns None."""
+        """`result` of `(result, sum) = build(a, b)` for the operands; None if there is nothing to
+        build, or if `build` returns None."""
         memo = self._memo
         if memo is None:
             return None
