@@ -66,7 +66,7 @@ def test_the_command_measures_both_and_writes_a_capsule(tiny, tmp_path, capsys):
     assert 0 < case["busy_share"]["stock"] <= case["host_share"]["stock"] * 1.05
     assert any("moe_experts 2" in line for line in case["patched"])
     table = report.capsule_tables(folder)
-    assert "| tiny, random weights, 3 layers | 4-bit | float32 | decode |" in table
+    assert "| tiny, random weights, 3 layers, prompt of 20 | 4-bit | float32 | decode |" in table
 
 
 def test_modes_and_formats_are_taken(tiny, capsys):

@@ -79,9 +79,7 @@ def explained(function, *arguments):
 
 
 def held(cache):
-    return [
-        a for a in (cache.state if isinstance(cache, KVCache) else cache.cache) if a is not None
-    ]
+    return [cache.keys, cache.values] if isinstance(cache, KVCache) else cache.cache
 
 
 def check_steps(module, width, dtype, new_cache, op, prompt=5, steps=12):

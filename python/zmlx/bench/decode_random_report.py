@@ -129,11 +129,12 @@ def result_capsule(
     return make_capsule(
         "decode",
         f"{result.name}-random-{result.layers}-layers-{_format(result)}"
-        f"-prompt-{settings.prompt_tokens}",
+        f"-prompt-{settings.prompt_tokens}"
+        + (f"-cache-step-{settings.cache_step}" if settings.cache_step else ""),
         parameters={
             **asdict(settings),
             "model": f"{result.name}, random weights, {result.layers} layers, "
-            f"prompt of {settings.prompt_tokens}",
+            f"prompt of {settings.prompt_tokens}" + _cache_note(settings),
             "environment": {name: os.environ[name] for name in _SWITCHES if name in os.environ},
         },
         measurements=entries,
@@ -153,6 +154,10 @@ def result_capsule(
         passed=not failures,
         command=command,
     )
+
+
+def _cache_note(settings: RandomSettings) -> str:
+    return f", caches grow by {settings.cache_step}" if settings.cache_step else ""
 
 
 def _case_results(case: RandomCase, weight_bytes: int) -> dict[str, Any]:
