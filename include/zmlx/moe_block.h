@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "mlx/array.h"
 #include "mlx/utils.h"
@@ -55,5 +56,12 @@ struct MoeBlock {
 /// @throws std::invalid_argument for shapes, types or modes that do not fit.
 ZMLX_API std::optional<mx::array> moe_block(const mx::array& x, const MoeBlock& block,
                                             int max_rows = 32, mx::StreamOrDevice s = {});
+
+struct AddNorm;
+
+/// The same for the norm of a residual sum: the block's output, and the sum. One token on CUDA
+/// only; nothing everywhere else.
+ZMLX_API std::optional<std::pair<mx::array, mx::array>> moe_block_after_sum(
+    const mx::array& x, const AddNorm& norm, const MoeBlock& block, mx::StreamOrDevice s = {});
 
 }  // namespace zmlx::fast

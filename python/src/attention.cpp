@@ -1,13 +1,18 @@
 // An attention module of mlx-lm as one call: the MLX operations that its `__call__` builds, in its
-// order, without Python in between. Only the host's time differs; what is computed is the same.
+// order, without Python in between. One token on a CUDA GPU takes one kernel up to its attention,
+// which returns the bits of those operations. Only the host's time differs; what is computed is the
+// same.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
 #include <tuple>
 #include <utility>
 
 #include "nn.h"
+#include "zmlx/decode_step.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -51,7 +56,26 @@ class KVCache {
     return {held(held_keys_), held(held_values_)};
   }
 
+  // The arrays, if the next token has room in them; else null.
+  const mx::array* keys() const { return has_room() ? &held(held_keys_) : nullptr; }
+  const mx::array* values() const { return has_room() ? &held(held_values_) : nullptr; }
+
+  // `KVCache.update_and_fetch` of one token that `keys` and `values` hold already.
+  std::pair<mx::array, mx::array> advance(const mx::array& keys, const mx::array& values) {
+    const int stop = offset_ + 1;
+    nb::setattr(cache_, names().offset, nb::int_(stop));
+    held(held_keys_).overwrite_descriptor(keys);
+    held(held_values_).overwrite_descriptor(values);
+    if (stop == keys.shape(2)) return {keys, values};
+    return {first(keys, stop), first(values, stop)};
+  }
+
  private:
+  bool has_room() const {
+    return !held_keys_.is_none() && held(held_keys_).shape(2) > offset_ &&
+           held(held_values_).shape(2) > offset_;
+  }
+
   struct Names {
     nb::object offset = name("offset"), keys = name("keys"), values = name("values");
   };
@@ -105,8 +129,48 @@ struct Module {
 
 mx::array heads_first(const mx::array& x) { return mx::transpose(x, {0, 2, 1, 3}); }
 
+// What `attend` does for one token up to its attention, as one kernel: the queries, and the sum if
+// there is a norm of one before it. Nothing if no kernel takes it.
+std::optional<zmlx::fast::AttentionHeadsResult> one_token(
+    const Module& m, const mx::array& x, const std::optional<zmlx::fast::AddNorm>& norm,
+    KVCache* cache) {
+  if (cache == nullptr || m.norms == Norms::width || x.shape(0) != 1 || x.shape(1) != 1 ||
+      cache->keys() == nullptr) {
+    return std::nullopt;
+  }
+  zmlx::fast::AttentionInputs layer{m.q_proj.weights(),
+                                    m.k_proj.weights(),
+                                    m.v_proj.weights(),
+                                    {},
+                                    {},
+                                    m.n_heads,
+                                    m.n_kv_heads,
+                                    m.rope.dims(),
+                                    m.rope.traditional(),
+                                    m.rope.base(),
+                                    m.rope.scale()};
+  if (m.norms == Norms::heads) {
+    layer.q_norm = {m.q_norm.weight(), m.q_norm.eps()};
+    layer.k_norm = {m.k_norm.weight(), m.k_norm.eps()};
+  }
+  return zmlx::fast::attention_heads(x, norm, layer, *cache->keys(), *cache->values(),
+                                     cache->offset());
+}
+
+mx::array finish(const Module& m, const mx::array& queries, const mx::array& keys,
+                 const mx::array& values, const std::string& mask_mode,
+                 const std::optional<mx::array>& mask) {
+  auto output =
+      mx::fast::scaled_dot_product_attention(queries, keys, values, m.scale, mask_mode, mask);
+  return m.o_proj(mx::reshape(heads_first(output), {queries.shape(0), queries.shape(2), -1}));
+}
+
 mx::array attend(const Module& m, const mx::array& x, const std::string& mask_mode,
                  const std::optional<mx::array>& mask, KVCache* cache) {
+  if (const auto heads = one_token(m, x, {}, cache)) {
+    const auto [keys, values] = cache->advance(heads->keys, heads->values);
+    return finish(m, heads->queries, keys, values, mask_mode, mask);
+  }
   const int B = x.shape(0), L = x.shape(1);
   auto queries = m.q_proj(x), keys = m.k_proj(x), values = m.v_proj(x);
   if (m.norms == Norms::width) {
@@ -126,9 +190,7 @@ mx::array attend(const Module& m, const mx::array& x, const std::string& mask_mo
   if (cache != nullptr) {
     std::tie(keys, values) = cache->update_and_fetch(keys, values);
   }
-  auto output =
-      mx::fast::scaled_dot_product_attention(queries, keys, values, m.scale, mask_mode, mask);
-  return m.o_proj(mx::reshape(heads_first(output), {B, L, -1}));
+  return finish(m, queries, keys, values, mask_mode, mask);
 }
 
 // The attributes of a class of attention modules that play each part, and the call.
@@ -174,6 +236,30 @@ class Attention {
       return nb::none();
     }
     return nb::cast(attend(m, *input, mask_mode, mask_array, kv_cache ? &*kv_cache : nullptr));
+  }
+
+  // The same for the RMS norm of x + residual: the output and the sum. None if that is no call for
+  // one kernel.
+  std::optional<std::pair<mx::array, mx::array>> call_after_sum(
+      nb::handle module, const mx::array& x, const mx::array& residual, const mx::array& weight,
+      float eps, nb::handle mask, nb::handle cache) const {
+    std::optional<mx::array> mask_array;
+    std::string mask_mode;
+    if (x.ndim() != 3 || x.size() != static_cast<size_t>(x.shape(-1)) ||
+        !read_mask(mask, mask_mode, mask_array) || cache.type().ptr() != kv_cache_.ptr()) {
+      return std::nullopt;
+    }
+    KVCache kv_cache(cache);
+    Module m;
+    if (!kv_cache.read() || read(module, m) != nullptr) {
+      return std::nullopt;
+    }
+    const auto heads = one_token(m, x, zmlx::fast::AddNorm{residual, weight, eps}, &kv_cache);
+    if (!heads) {
+      return std::nullopt;
+    }
+    const auto [keys, values] = kv_cache.advance(heads->keys, heads->values);
+    return std::pair{finish(m, heads->queries, keys, values, mask_mode, mask_array), *heads->sum};
   }
 
   // Why a module has to be called itself, or "".
@@ -244,6 +330,10 @@ Args:
 )")
       .def("__call__", &Attention::call, "module"_a, "x"_a.none(), "mask"_a.none(),
            "cache"_a.none(), "What the module computes, or None if it has to be called itself.")
+      .def("after_sum", &Attention::call_after_sum, "module"_a, "x"_a, "residual"_a, "weight"_a,
+           "eps"_a, "mask"_a.none(), "cache"_a.none(),
+           "`(output, x + residual)` of the module called with the RMS norm of that sum, for one "
+           "token that one kernel takes; else None.")
       .def("obstacle", &Attention::obstacle, "module"_a,
            "Why a module has to be called itself, or ''.");
 }

@@ -2,11 +2,13 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
 #include <array>
 
 #include "mlx/ops.h"
+#include "zmlx/decode_step.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -71,6 +73,26 @@ class Block {
   std::optional<mx::array> call(const mx::array& x) const {
     // Gradients and compilation trace the module's own code.
     if (x.is_tracer()) return std::nullopt;
+    const auto block = read();
+    if (!block) return std::nullopt;
+    return zmlx::fast::moe_block(x, *block, max_rows_);
+  }
+
+  std::optional<std::pair<mx::array, mx::array>> call_after_sum(const mx::array& x,
+                                                                const mx::array& residual,
+                                                                const mx::array& weight,
+                                                                float eps) const {
+    if (x.is_tracer() || x.ndim() != 3 || x.size() != static_cast<size_t>(x.shape(-1))) {
+      return std::nullopt;
+    }
+    const auto block = read();
+    if (!block) return std::nullopt;
+    return zmlx::fast::moe_block_after_sum(x, {residual, weight, eps}, *block);
+  }
+
+ private:
+  /// The block as it is now, or nothing if its own code has to run.
+  std::optional<MoeBlock> read() const {
     for (const auto& layer : layers_) {
       if (!layer.in_place()) return std::nullopt;
     }
@@ -80,24 +102,23 @@ class Block {
       if (!select_bias) return std::nullopt;
       if (bias_as_float32_) select_bias = mx::astype(*select_bias, mx::float32);
     }
-    const MoeBlock block{linear(layers_[0]),
-                         select_bias,
-                         route_,
-                         linear(layers_[1]),
-                         linear(layers_[2]),
-                         linear(layers_[3]),
-                         activation_,
-                         alpha_,
-                         limit_,
-                         weights_as_input_,
-                         result_as_experts_};
+    MoeBlock block{linear(layers_[0]),
+                   select_bias,
+                   route_,
+                   linear(layers_[1]),
+                   linear(layers_[2]),
+                   linear(layers_[3]),
+                   activation_,
+                   alpha_,
+                   limit_,
+                   weights_as_input_,
+                   result_as_experts_};
     for (const auto* experts : {&block.gate, &block.up, &block.down}) {
       if (!experts->scales) return std::nullopt;
     }
-    return zmlx::fast::moe_block(x, block, max_rows_);
+    return block;
   }
 
- private:
   Linear linear(const Layer& layer) const {
     auto weight = array_item(layer.module, weight_);
     if (!weight) throw nb::key_error("weight");
@@ -155,5 +176,8 @@ The other arguments are those of ``zmlx.fast.moe_route`` and ``zmlx.fast.gather_
           "None: a copy of a model has modules of its own to be described.")
       .def("__call__", &Block::call, "x"_a,
            "The block's output, or None where its own code is to run: while it is traced, after a "
-           "layer was replaced, and where no fused kernel takes the call.");
+           "layer was replaced, and where no fused kernel takes the call.")
+      .def("after_sum", &Block::call_after_sum, "x"_a, "residual"_a, "weight"_a, "eps"_a,
+           "`(output, x + residual)` of the block called with the RMS norm of that sum, for one "
+           "token that one kernel takes; else None.");
 }

@@ -144,6 +144,10 @@ mx::array Linear::operator()(const mx::array& x) const {
   return bias_ ? mx::addmm(*bias_, x, transposed) : mx::matmul(x, transposed);
 }
 
+zmlx::fast::Linear Linear::weights() const {
+  return {*weight_, scales_, biases_, bias_, group_size_, bits_, mode_};
+}
+
 bool RMSNorm::read(nb::handle module) {
   const auto& k = known();
   return is_exactly(module, k.rms_norm) && python::read(entry(module, k.weight), weight_) &&
@@ -174,6 +178,11 @@ bool Conv1d::read(nb::handle module) {
          python::read(attribute(module, k.padding), padding_) &&
          python::read(attribute(module, k.dilation), dilation_) &&
          python::read(attribute(module, k.groups), groups_);
+}
+
+const mx::array* Conv1d::depthwise_taps() const {
+  const bool plain = !bias_ && stride_ == 1 && padding_ == 0 && dilation_ == 1;
+  return plain && weight_->ndim() == 3 && groups_ == weight_->shape(0) ? &*weight_ : nullptr;
 }
 
 mx::array Conv1d::operator()(const mx::array& x) const {

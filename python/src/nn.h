@@ -12,6 +12,7 @@
 #include <string>
 
 #include "mlx/mlx.h"
+#include "zmlx/moe_block.h"
 
 namespace zmlx::python {
 
@@ -40,6 +41,7 @@ class Linear {
   // False for anything else; so in all of these.
   bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x) const;
+  zmlx::fast::Linear weights() const;
 
  private:
   std::optional<mlx::core::array> weight_, bias_;
@@ -54,6 +56,8 @@ class RMSNorm {
  public:
   bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x) const;
+  const mlx::core::array& weight() const { return *weight_; }
+  float eps() const { return eps_; }
 
  private:
   std::optional<mlx::core::array> weight_;
@@ -65,6 +69,10 @@ class RoPE {
  public:
   bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x, const mlx::core::array& offset) const;
+  int dims() const { return dims_; }
+  bool traditional() const { return traditional_; }
+  float base() const { return base_; }
+  float scale() const { return scale_; }
 
  private:
   int dims_ = 0;
@@ -77,6 +85,8 @@ class Conv1d {
  public:
   bool read(nanobind::handle module);
   mlx::core::array operator()(const mlx::core::array& x) const;
+  // Its weights (C, taps, 1), if each channel is convolved by itself and nothing else happens.
+  const mlx::core::array* depthwise_taps() const;
 
  private:
   std::optional<mlx::core::array> weight_, bias_;

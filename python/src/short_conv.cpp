@@ -1,12 +1,15 @@
 // The short convolution of LFM2 as one call, like the attention beside it.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
 #include <utility>
 #include <vector>
 
 #include "nn.h"
+#include "zmlx/decode_step.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -71,10 +74,37 @@ class ShortConv {
     if (!arrays.read(state) || read(module, m) != nullptr) {
       return nb::none();
     }
+    if (const auto conv = one_token(m, *input, {}, *state)) {
+      arrays.write(conv->state);
+      return nb::cast(m.out_proj(conv->y));
+    }
     const auto parts = mx::split(m.in_proj(*input), 3, -1);
     const auto Bx = mx::concatenate({*state, mx::multiply(parts[0], parts[2])}, 1);
     arrays.write(mx::slice(Bx, mx::Shape{0, 1 - m.length, 0}, Bx.shape(), mx::Shape(3, 1)));
     return nb::cast(m.out_proj(mx::multiply(parts[1], m.conv(Bx))));
+  }
+
+  // The same for the RMS norm of x + residual: the output and the sum. None if that is no call for
+  // one kernel.
+  std::optional<std::pair<mx::array, mx::array>> call_after_sum(
+      nb::handle module, const mx::array& x, const mx::array& residual, const mx::array& weight,
+      float eps, nb::handle mask, nb::handle cache) const {
+    std::optional<mx::array> state;
+    if (x.ndim() != 3 || x.size() != static_cast<size_t>(x.shape(-1)) || !mask.is_none() ||
+        cache.type().ptr() != arrays_cache_.ptr()) {
+      return std::nullopt;
+    }
+    ArraysCache arrays(cache);
+    Module m;
+    if (!arrays.read(state) || read(module, m) != nullptr) {
+      return std::nullopt;
+    }
+    const auto conv = one_token(m, x, zmlx::fast::AddNorm{residual, weight, eps}, *state);
+    if (!conv) {
+      return std::nullopt;
+    }
+    arrays.write(conv->state);
+    return std::pair{m.out_proj(conv->y), *conv->sum};
   }
 
   // Why a module has to be called itself, or "".
@@ -90,6 +120,17 @@ class ShortConv {
     Conv1d conv;
     int length = 0;
   };
+
+  // Up to the last product as one kernel; nothing if none takes it.
+  static std::optional<zmlx::fast::ShortConvResult> one_token(
+      const Module& m, const mx::array& x, const std::optional<zmlx::fast::AddNorm>& norm,
+      const mx::array& state) {
+    const auto* taps = m.conv.depthwise_taps();
+    if (taps == nullptr || taps->shape(1) != m.length || x.shape(0) != 1 || x.shape(1) != 1) {
+      return std::nullopt;
+    }
+    return zmlx::fast::short_conv(x, norm, m.in_proj.weights(), *taps, state);
+  }
 
   // Reads a module as it is now. Null, or why it has to be called itself.
   const char* read(nb::handle module, Module& m) const {
@@ -119,6 +160,10 @@ Args:
 )")
       .def("__call__", &ShortConv::call, "module"_a, "x"_a.none(), "mask"_a.none(),
            "cache"_a.none(), "What the module computes, or None if it has to be called itself.")
+      .def("after_sum", &ShortConv::call_after_sum, "module"_a, "x"_a, "residual"_a, "weight"_a,
+           "eps"_a, "mask"_a.none(), "cache"_a.none(),
+           "`(output, x + residual)` of the module called with the RMS norm of that sum, for one "
+           "token that one kernel takes; else None.")
       .def("obstacle", &ShortConv::obstacle, "module"_a,
            "Why a module has to be called itself, or ''.");
 }

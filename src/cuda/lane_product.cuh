@@ -30,16 +30,21 @@ struct LaneLayout {
   static constexpr bool kPairs = kNarrow && C::kExact && C::kBits < 8;
 };
 
-/// Copies row x to shared memory: the same chunk of all 16 threads side by side.
+/// Puts chunk i of a row into shared memory: the same chunk of all 16 threads side by side.
+template <class C>
+__device__ __forceinline__ void stage_chunk(int i, uint4 v, uint4* shared) {
+  using L = LaneLayout<C>;
+  if constexpr (L::kByFour) v = pair_by_four(v);
+  const int step = i / (16 * L::kChunks), within = i % (16 * L::kChunks);
+  const int thread = within / L::kChunks, chunk = within % L::kChunks;
+  shared[(step * L::kChunks + chunk) * 16 + (thread ^ chunk * L::kSwizzle)] = v;
+}
+
+/// Copies row x to shared memory.
 template <class C>
 __device__ __forceinline__ void stage_lanes(const typename C::T* x, uint4* shared) {
-  using L = LaneLayout<C>;
-  for (int i = threadIdx.x; i < C::K / L::kChunk; i += blockDim.x) {
-    uint4 v = __ldg(reinterpret_cast<const uint4*>(x) + i);
-    if constexpr (L::kByFour) v = pair_by_four(v);
-    const int step = i / (16 * L::kChunks), within = i % (16 * L::kChunks);
-    const int thread = within / L::kChunks, chunk = within % L::kChunks;
-    shared[(step * L::kChunks + chunk) * 16 + (thread ^ chunk * L::kSwizzle)] = v;
+  for (int i = threadIdx.x; i < C::K / LaneLayout<C>::kChunk; i += blockDim.x) {
+    stage_chunk<C>(i, __ldg(reinterpret_cast<const uint4*>(x) + i), shared);
   }
 }
 

@@ -313,9 +313,15 @@ struct MoeRoute {
 
   static __device__ __forceinline__ void run(const Logit* logits, const typename C::Bias* bias,
                                              u32* indices, typename C::Weight* weights) {
-    __shared__ Shared shared;
     const long long row = blockIdx.x;
-    score(logits + row * E, shared.scores);
+    run_row(logits + row * E, bias, indices + row * K, weights + row * K);
+  }
+
+  /// One row, by the first warp of a block.
+  static __device__ __forceinline__ void run_row(const Logit* logits, const typename C::Bias* bias,
+                                                 u32* indices, typename C::Weight* weights) {
+    __shared__ Shared shared;
+    score(logits, shared.scores);
     u32 keys[kMine];
     selection_keys(bias, shared, keys);
     const int chosen = select(keys);
@@ -329,8 +335,8 @@ struct MoeRoute {
     const float scale = rounded<Score>(__int_as_float(C::kScaleBits));
     weight = rounded<Score>(__fmul_rn(weight, scale));
     if (threadIdx.x >= K) return;
-    indices[row * K + threadIdx.x] = chosen;
-    weights[row * K + threadIdx.x] = round_to<typename C::Weight>(weight);
+    indices[threadIdx.x] = chosen;
+    weights[threadIdx.x] = round_to<typename C::Weight>(weight);
   }
 };
 

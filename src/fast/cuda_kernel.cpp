@@ -36,14 +36,14 @@ const char* parameter_type(mx::Dtype type) {
   throw std::logic_error("[zmlx] no kernel takes an array of this type.");
 }
 
-std::vector<mx::Dtype> types_of(const std::vector<mx::array>& arrays) {
+std::vector<mx::Dtype> types_of(std::span<const mx::array> arrays) {
   std::vector<mx::Dtype> types;
   for (const auto& a : arrays) types.push_back(a.dtype());
   return types;
 }
 
 Launch prepare(const CudaKernel& kernel, const mx::Stream& stream,
-               const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs) {
+               std::span<const mx::array> inputs, const std::vector<mx::array>& outputs) {
   const auto text = cuda_kernel_text(kernel, types_of(inputs), types_of(outputs));
   Launch launch;
   launch.function =
@@ -61,15 +61,19 @@ Launch prepare(const CudaKernel& kernel, const mx::Stream& stream,
   return launch;
 }
 
-/// A copy without gaps, on the stream; the caller keeps it until the GPU is done.
+bool readable(const mx::array& a) { return a.flags().row_contiguous && a.offset() % 16 == 0; }
+
+/// A copy without gaps and aligned, on the stream; the caller keeps it until the GPU is done.
 mx::array copy_of(const mx::array& a, const mx::Stream& stream) {
-  std::vector<mx::array> copy{mx::contiguous(a, false, stream)};
-  copy[0].primitive().eval_gpu({a}, copy);
+  // MLX's copies of arrays without gaps share their buffers, offset and all.
+  const bool gaps = !a.flags().row_contiguous;
+  std::vector<mx::array> copy{gaps ? mx::contiguous(a, false, stream) : mx::maximum(a, a, stream)};
+  copy[0].primitive().eval_gpu(gaps ? std::vector{a} : std::vector{a, a}, copy);
   return copy[0];
 }
 
-void enqueue(const Launch& launch, const mx::Stream& stream, const std::vector<mx::array>& inputs,
-             std::vector<mx::array>& outputs) {
+void enqueue(const Launch& launch, const mx::Stream& stream, std::span<const mx::array> inputs,
+             std::vector<mx::array>& outputs, std::span<const int> numbers) {
   const auto& api = cuda::api();
   void* encoder = api.get_command_encoder(stream);
   std::array<void*, kMaxParameters> values, parameters;
@@ -79,7 +83,9 @@ void enqueue(const Launch& launch, const mx::Stream& stream, const std::vector<m
     parameters[count] = &values[count];
     ++count;
   };
-  for (auto& out : outputs) cuda::allocate(out, stream);
+  for (auto& out : outputs) {
+    if (!out.data_shared_ptr()) cuda::allocate(out, stream);
+  }
   for (const auto& in : inputs) {
     add_pointer(in);
     api.set_input_array(encoder, in);
@@ -88,16 +94,13 @@ void enqueue(const Launch& launch, const mx::Stream& stream, const std::vector<m
     add_pointer(out);
     api.set_output_array(encoder, out);
   }
-  for (const auto& number : launch.numbers) {
-    parameters[count++] = const_cast<int*>(&number);
-  }
+  for (const auto& number : numbers) parameters[count++] = const_cast<int*>(&number);
   api.add_kernel_node(encoder, launch.function, launch.grid, launch.block, {}, launch.shared_memory,
                       parameters.data());
 }
 
 const Launch& find_launch(const LaunchKey& key, const mx::Stream& stream,
-                          const std::vector<mx::array>& inputs,
-                          const std::vector<mx::array>& outputs,
+                          std::span<const mx::array> inputs, const std::vector<mx::array>& outputs,
                           const std::function<CudaKernel()>& describe) {
   // Leaked: evaluation may go on while static objects are destroyed.
   static auto* launches = new std::unordered_map<LaunchKey, Launch, LaunchKeyHash>;
@@ -129,16 +132,18 @@ std::string cuda_kernel_text(const CudaKernel& kernel, const std::vector<mx::Dty
          ") {\n" + kernel.body + "\n}\n";
 }
 
-void launch_cuda(const LaunchKey& key, const mx::Stream& stream,
-                 const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs,
-                 const std::function<CudaKernel()>& describe) {
+void launch_cuda(const LaunchKey& key, const mx::Stream& stream, std::span<const mx::array> inputs,
+                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe,
+                 std::initializer_list<int> numbers) {
   const auto& launch = find_launch(key, stream, inputs, outputs, describe);
-  if (!launch.copy_strided) return enqueue(launch, stream, inputs, outputs);
+  std::span<const int> values = launch.numbers;
+  if (numbers.size() > 0) values = {numbers.begin(), numbers.size()};
+  if (!launch.copy_strided) return enqueue(launch, stream, inputs, outputs, values);
   std::vector<mx::array> copies;
   for (const auto& in : inputs) {
-    copies.push_back(in.flags().row_contiguous ? in : copy_of(in, stream));
+    copies.push_back(readable(in) ? in : copy_of(in, stream));
   }
-  enqueue(launch, stream, copies, outputs);
+  enqueue(launch, stream, copies, outputs, values);
   const auto& api = cuda::api();
   api.add_completed_handler(api.get_command_encoder(stream), [copies]() {});
 }

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -33,12 +35,13 @@ struct CudaKernel {
   bool copy_strided;  ///< whether inputs that are not contiguous are copied
 };
 
-/// Allocates the outputs and launches the kernel of a key, which `describe` makes at its first use.
-/// For `Primitive::eval_gpu`.
+/// Allocates those outputs that have no memory yet and launches the kernel of a key, which
+/// `describe` makes at its first use. For `Primitive::eval_gpu`.
+/// @param numbers  values of this call for the kernel's numbers, if they differ from call to call.
 /// @throws std::runtime_error if the kernel does not compile.
-void launch_cuda(const LaunchKey& key, const mx::Stream& stream,
-                 const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs,
-                 const std::function<CudaKernel()>& describe);
+void launch_cuda(const LaunchKey& key, const mx::Stream& stream, std::span<const mx::array> inputs,
+                 std::vector<mx::array>& outputs, const std::function<CudaKernel()>& describe,
+                 std::initializer_list<int> numbers = {});
 
 /// The text that a kernel is compiled from, for parameters of the arrays' types. The kernel's name
 /// in it is `kCudaKernelName`.

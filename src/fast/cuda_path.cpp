@@ -17,13 +17,6 @@ constexpr int kMaxPairs = 320;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-/// Shared memory that one block may have.
-int shared_limit(int compute_capability) {
-  if (compute_capability == 80 || compute_capability == 87) return 166912;
-  if (compute_capability >= 90 && compute_capability < 120) return 232448;
-  return 101376;
-}
-
 /// Whether MLX multiplies this with tensor cores, in the order of CudaProduct::mma.
 bool stock_uses_mma(const CudaCall& c) {
   const auto& q = c.quantization;
@@ -123,7 +116,7 @@ bool turned_off() {
 
 bool fits(const CudaCall& c, CudaPlan& plan, int bytes) {
   plan.shared_memory = bytes;
-  return bytes <= shared_limit(c.compute_capability);
+  return bytes <= cuda_shared_limit(c.compute_capability);
 }
 
 }  // namespace
@@ -228,6 +221,12 @@ int rms_norm_threads(int width, size_t itemsize) {
   if (width <= vector * 64) return 64;
   if (vectors % 128 == 0) return 128;
   return vectors % 64 == 0 && vectors / 64 <= 8 ? 64 : 128;
+}
+
+int cuda_shared_limit(int compute_capability) {
+  if (compute_capability == 80 || compute_capability == 87) return 166912;
+  if (compute_capability >= 90 && compute_capability < 120) return 232448;
+  return 101376;
 }
 
 int cuda_compute_capability(int device) {

@@ -68,6 +68,9 @@ int row_sum_reads(size_t ndim, size_t itemsize);
 /// of its sum depends.
 int rms_norm_threads(int width, size_t itemsize);
 
+/// Bytes of shared memory that one block may have on a GPU of a compute capability, 90 for 9.0.
+int cuda_shared_limit(int compute_capability);
+
 /// 10 * major + minor of a GPU, or 0 if MLX has no CUDA backend here.
 int cuda_compute_capability(int device = 0);
 

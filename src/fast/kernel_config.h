@@ -26,7 +26,9 @@ class Config {
   void number(const char* name, int64_t value) { constant("int", name, std::to_string(value)); }
   void flag(const char* name, bool value) { constant("bool", name, value ? "true" : "false"); }
   void real(const char* name, float value) { constant("float", name, exactly(value)); }
-  std::string text() const { return "namespace zmlx {\nstruct Config {\n" + text_ + "};\n}\n"; }
+  std::string text(const std::string& name = "Config") const {
+    return "namespace zmlx {\nstruct " + name + " {\n" + text_ + "};\n}\n";
+  }
 
   /// A literal of just this value.
   static std::string exactly(float value) {

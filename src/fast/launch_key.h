@@ -26,7 +26,7 @@ struct LaunchKeyHash {
 };
 
 /// What a key begins with.
-enum class Operation { swiglu, combine, norm, route };
+enum class Operation { swiglu, combine, norm, route, heads, short_conv, norm_route };
 
 inline int64_t type_code(mx::Dtype type) { return static_cast<int64_t>(type.val()); }
 

@@ -5,6 +5,7 @@
 #include "fast/numerics.h"
 #include "fast/primitives.h"
 #include "mlx/ops.h"
+#include "zmlx/decode_step.h"
 #include "zmlx/fast.h"
 
 namespace zmlx::fast {
@@ -91,6 +92,15 @@ std::optional<mx::array> sum_of(const mx::array& hidden, const mx::array& indice
   return block.result_as_experts ? mx::astype(y, product, s) : y;
 }
 
+/// The block's output, once experts are chosen.
+std::optional<mx::array> experts_of(const mx::array& x, const mx::array& indices, mx::array weights,
+                                    const MoeBlock& block, int max_rows, const mx::Stream& s) {
+  if (block.weights_as_input) weights = mx::astype(weights, x.dtype(), s);
+  const auto hidden = hidden_of(x, indices, block, max_rows, s);
+  if (!hidden) return std::nullopt;
+  return sum_of(*hidden, indices, weights, block, max_rows, s);
+}
+
 }  // namespace
 
 std::optional<mx::array> moe_block(const mx::array& x, const MoeBlock& block, int max_rows,
@@ -100,10 +110,20 @@ std::optional<mx::array> moe_block(const mx::array& x, const MoeBlock& block, in
   const bool on_cpu = s.device == mx::Device::cpu;
   if (!on_cpu && static_cast<int>(x.size() / x.shape(-1)) > max_rows) return std::nullopt;
   auto [indices, weights] = route(linear(x, block.router, s), block, max_rows, s);
-  if (block.weights_as_input) weights = mx::astype(weights, x.dtype(), s);
-  const auto hidden = hidden_of(x, indices, block, max_rows, s);
-  if (!hidden) return std::nullopt;
-  return sum_of(*hidden, indices, weights, block, max_rows, s);
+  return experts_of(x, indices, std::move(weights), block, max_rows, s);
+}
+
+std::optional<std::pair<mx::array, mx::array>> moe_block_after_sum(const mx::array& x,
+                                                                   const AddNorm& norm,
+                                                                   const MoeBlock& block,
+                                                                   mx::StreamOrDevice s_) {
+  const auto s = mx::to_stream(s_);
+  if (s.device == mx::Device::cpu) return std::nullopt;
+  auto routed = norm_route(x, norm, block.router, block.select_bias, block.route, s);
+  if (!routed) return std::nullopt;
+  auto y = experts_of(routed->normed, routed->indices, std::move(routed->weights), block, 1, s);
+  if (!y) return std::nullopt;
+  return std::pair{std::move(*y), std::move(routed->sum)};
 }
 
 }  // namespace zmlx::fast

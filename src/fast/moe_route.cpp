@@ -177,6 +177,29 @@ std::vector<mx::array> build(std::vector<mx::array> inputs, const MoeRoute::Opti
 
 }  // namespace
 
+MoeRoute::Options resolve_route(const RouteOptions& route, mx::Dtype logits, bool has_bias,
+                                const std::string& numerics) {
+  check_float("score_dtype", route.score_dtype);
+  check_float("weights_dtype", route.weights_dtype);
+  const auto score_type = route.score_dtype.value_or(logits);
+  return {parse_score(route.score),
+          route.k,
+          route.n_group,
+          route.topk_group,
+          route.renormalize,
+          route.scale,
+          route.eps,
+          parse_second("order", route.order, "descending", "ascending"),
+          parse_second("group_score", route.group_score, "top2", "max"),
+          route.group_fill,
+          route.precise,
+          has_bias,
+          score_type,
+          route.weights_dtype.value_or(score_type),
+          resolve_numerics(kOp, numerics) == "exact",
+          32};
+}
+
 std::pair<mx::array, mx::array> moe_route(const mx::array& logits, int k, const std::string& score,
                                           const std::optional<mx::array>& select_bias, int n_group,
                                           int topk_group, bool renormalize, float scale, float eps,
@@ -187,26 +210,11 @@ std::pair<mx::array, mx::array> moe_route(const mx::array& logits, int k, const 
                                           const std::string& numerics, int max_rows,
                                           mx::StreamOrDevice s) {
   check_arrays(logits, k, select_bias);
-  check_float("score_dtype", score_dtype);
-  check_float("weights_dtype", weights_dtype);
   check_max_rows(kOp, max_rows);
-  const auto score_type = score_dtype.value_or(logits.dtype());
-  MoeRoute::Options options{parse_score(score),
-                            k,
-                            n_group,
-                            topk_group,
-                            renormalize,
-                            scale,
-                            eps,
-                            parse_second("order", order, "descending", "ascending"),
-                            parse_second("group_score", group_score, "top2", "max"),
-                            group_fill,
-                            precise,
-                            select_bias.has_value(),
-                            score_type,
-                            weights_dtype.value_or(score_type),
-                            resolve_numerics(kOp, numerics) == "exact",
-                            max_rows};
+  auto options = resolve_route({score, k, n_group, topk_group, renormalize, scale, eps, order,
+                                group_score, group_fill, precise, score_dtype, weights_dtype},
+                               logits.dtype(), select_bias.has_value(), numerics);
+  options.max_rows = max_rows;
   check_options(options, logits.shape(-1));
   std::vector<mx::array> inputs{logits};
   if (select_bias) inputs.push_back(*select_bias);

@@ -1,27 +1,26 @@
 // The router on CUDA: its options become the constants of src/cuda/moe_route.cuh.
 
-#include "fast/cuda_config.h"
+#include "fast/moe_route_cuda.h"
+
+#include "fast/cuda_kernel.h"
 #include "fast/cuda_path.h"
 #include "fast/route_types.h"
 
 namespace zmlx::fast {
 
-namespace {
-
-std::string config_text(const MoeRoute::Options& o, const mx::array& logits, mx::Dtype bias) {
-  const RouteTypes types(o, bias);
-  Config config;
-  config.type("Logit", type_name(logits.dtype()));
+void add_route(Config& config, const MoeRoute::Options& o, const RouteCall& call) {
+  const RouteTypes types(o, call.bias);
+  config.type("Logit", type_name(call.logits));
   config.type("Score", type_name(types.score));
   config.type("Acc", type_name(types.softmax));
   config.type("Select", type_name(types.select));
-  config.type("Bias", type_name(bias));
+  config.type("Bias", type_name(call.bias));
   config.type("Weight", type_name(o.weights_type));
-  config.number("E", logits.shape(-1));
+  config.number("E", call.experts);
   config.number("K", o.k);
   config.number("kGroups", o.n_group);
   config.number("kDroppedGroups", o.n_group - o.topk_group);
-  config.number("kSumReads", row_sum_reads(logits.ndim(), mx::size_of(types.score)));
+  config.number("kSumReads", row_sum_reads(call.ndim, mx::size_of(types.score)));
   config.number("kEpsBits", bits_of(o.eps));
   config.number("kScaleBits", bits_of(o.scale));
   config.number("kFillBits", bits_of(o.group_fill));
@@ -31,10 +30,16 @@ std::string config_text(const MoeRoute::Options& o, const mx::array& logits, mx:
   config.flag("kGroupMax", o.group_max);
   config.flag("kAscending", o.ascending);
   config.flag("kRenormalize", o.renormalize);
-  return config.text();
 }
 
-}  // namespace
+void add_route(KeyBuilder& key, const MoeRoute::Options& o, const RouteCall& call) {
+  key.add(type_code(call.logits), type_code(call.bias), type_code(o.score_type),
+          type_code(o.weights_type), call.experts, o.k, call.ndim, o.score, o.n_group,
+          o.topk_group);
+  key.add(o.renormalize + 2 * o.ascending + 4 * o.group_max + 8 * o.precise + 16 * o.has_bias +
+          32 * o.exact);
+  for (float value : {o.scale, o.eps, o.group_fill}) key.add(value);
+}
 
 void MoeRoute::eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   const auto& o = options_;
@@ -44,18 +49,16 @@ void MoeRoute::eval_cuda(const std::vector<mx::array>& inputs, std::vector<mx::a
   bool copied = false;
   for (const auto& a : inputs) copied |= !a.flags().row_contiguous;
   KeyBuilder key;
-  key.add(Operation::route, stream().index, type_code(logits.dtype()), type_code(bias),
-          type_code(o.score_type), type_code(o.weights_type), experts, o.k, rows, logits.ndim(),
-          o.score, o.n_group, o.topk_group, o.renormalize, o.ascending, o.group_max, o.precise,
-          o.has_bias, o.exact, copied);
-  key.add(o.scale);
-  key.add(o.eps);
-  key.add(o.group_fill);
+  const RouteCall call{logits.dtype(), bias, experts, logits.ndim()};
+  key.add(Operation::route, stream().index, rows, copied);
+  add_route(key, o, call);
   auto describe = [&] {
     std::vector<std::string> names{"logits"};
     if (o.has_bias) names.push_back("select_bias");
+    Config config;
+    add_route(config, o, call);
     return CudaKernel{"moe_route.cuh",
-                      config_text(o, logits, bias),
+                      config.text(),
                       std::string("zmlx::MoeRoute<zmlx::Config>::run(logits, ") +
                           (o.has_bias ? "select_bias" : "nullptr") + ", indices, weights);",
                       names,

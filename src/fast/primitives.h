@@ -7,6 +7,7 @@
 
 #include "fast/fused_primitive.h"
 #include "fast/quantization.h"
+#include "zmlx/moe_block.h"
 
 /// The primitives behind `zmlx/fast.h`. Each is built in the file of its name in this folder, and
 /// evaluated in the file of its name in each backend's folder.
@@ -215,5 +216,10 @@ class MoeRoute : public FusedPrimitive {
  private:
   Options options_;
 };
+
+/// The options of a call, for logits of a type; `max_rows` is the default.
+/// @throws std::invalid_argument for unknown names and types.
+MoeRoute::Options resolve_route(const RouteOptions& route, mx::Dtype logits, bool has_bias,
+                                const std::string& numerics);
 
 }  // namespace zmlx::fast

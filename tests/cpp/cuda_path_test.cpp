@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "fast/dense_row.h"
+
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 
@@ -137,6 +139,28 @@ TEST(CudaPath, ReadsStacksInPlace) {
   EXPECT_TRUE(cuda_readable(stack));
   EXPECT_TRUE(cuda_readable(halves[1]));
   EXPECT_FALSE(cuda_readable(turned));
+}
+
+/// The same numbers as in tests/cuda/steps.cu, which has the kernels' own.
+TEST(CudaPath, SharesMemoryAsStepsDo) {
+  auto product = [](int bits) {
+    return RowProduct{{"affine", 64, bits}, mx::bfloat16, 2048, std::nullopt};
+  };
+  EXPECT_EQ(product(4).shared_memory(512, 4) + 6 * 128, 135936);
+  EXPECT_EQ(product(4).shared_memory(128, 3), 28672);
+  EXPECT_EQ(product(8).shared_memory(128, 1, 8) + 2 * 128, 20736);
+}
+
+TEST(CudaPath, StepsTakeOneRowOfAffineWeights) {
+  const mx::Stream cpu(0, mx::Device::cpu);
+  const auto x = mx::zeros({1, 1, 128}, mx::bfloat16);
+  const auto scales = mx::zeros({8, 2}, mx::bfloat16);
+  const Linear layer{mx::zeros({8, 16}, mx::uint32), scales, scales, std::nullopt, 64, 4, "affine"};
+  EXPECT_EQ(row_obstacle(x, layer, cpu), "no kernel for this device");
+  const auto norm = mx::zeros({128}, mx::bfloat16);
+  EXPECT_EQ(row_obstacle(x, AddNorm{x, norm, 1e-5f}), "");
+  EXPECT_NE(row_obstacle(x, AddNorm{mx::astype(x, mx::float32), norm, 1e-5f}), "");
+  EXPECT_NE(row_obstacle(x, AddNorm{x, mx::zeros({64}, mx::bfloat16), 1e-5f}), "");
 }
 
 }  // namespace

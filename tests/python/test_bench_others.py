@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_capsule import check_schema
 from zmlx import fast
-from zmlx.bench import add_rms_norm, decode, decode_stored, report
+from zmlx.bench import add_rms_norm, cuda_chain, decode, decode_stored, report
 from zmlx.capsule import make_capsule, measurement, write_capsule
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -104,6 +104,8 @@ def example_capsules():
                                        "memory": {"float32": peaks}}),
         ("validate", {"model": "tiny"}, {"formats": [entry]}),
         ("cuda_layer", {"layers": 24, "type": "bfloat16"}, {"4": {"equal": True}}),
+        ("cuda_chain", {"layers": 24, "type": "bfloat16"},
+         {"4": {"equal": True, "host_seconds_per_call": 5.5e-6}}),
     ):  # fmt: skip
         yield make_capsule(
             kind, "example", parameters=parameters, measurements=runs, results=results
@@ -124,6 +126,7 @@ def test_every_number_of_the_tables_comes_from_a_capsule(capsule_folder):
     for found in ("| 1.00 | 25.0 | 85 % | 88 | 312x | 31x |", "| 10.00 | 27.0 | 90 % | 2.5x |",
                   "| 110.0 | 330.0 | 3.0x | +1.2 % |", "500 identical (float32)",
                   "| 4 | 120 | 40 | 3.0x | 170 | 90 | yes |",
+                  "| 4 | 120 | 40 | 3.0x | 5.5 | yes |",
                   "patched, one token at a time | 1.10e-03 | 2 of 181 |"):  # fmt: skip
         assert found in text
     for path in capsule_folder.iterdir():
@@ -173,3 +176,20 @@ def test_a_file_without_one_block_is_refused(tmp_path, capsys, text):
 def test_the_readme_shows_the_stored_capsules():
     capsules = REPOSITORY / "benchmarks" / "repro_capsules"
     assert report.main(["--check", str(REPOSITORY / "README.md")], capsules) == 0
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_what_a_chain_program_prints_becomes_a_capsule(tmp_path, capsys, equal):
+    program = tmp_path / "cuda_chain"
+    found = {"equal": equal, "layers": 24, "stock": [24e-4] * 3, "fused": [24e-5] * 3}
+    found |= {"build": [24e-6] * 3, "submit": [24e-5] * 3}
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(found)}'\n")
+    program.chmod(0o755)
+    options = ["--shapes", "lfm2-8b-a1b", "--tokens", "1", "--capsule", str(tmp_path / "capsules")]
+    assert cuda_chain.main([str(program), *options]) == (0 if equal else 1)
+    assert "100.0   10.0  10.00  5.50" in " ".join(capsys.readouterr().out.split("\n"))
+    (path,) = (tmp_path / "capsules").iterdir()
+    capsule = json.loads(path.read_text())
+    check_schema(capsule)
+    assert capsule["passed"] is equal
+    assert cuda_chain.main([str(tmp_path / "missing"), *options]) == 2

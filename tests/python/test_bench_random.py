@@ -52,7 +52,7 @@ def test_the_command_measures_both_and_writes_a_capsule(tiny, tmp_path, capsys):
     capsule = json.loads(path.read_text())
     check_schema(capsule)
     assert capsule["passed"] is True
-    assert capsule["label"] == "tiny-random-3-layers-4-bit"
+    assert capsule["label"] == "tiny-random-3-layers-4-bit-prompt-20"
     found = {(entry["name"], entry["variant"]) for entry in capsule["measurements"]}
     names = {"prompt", "decode", "step_build", "step_submit", "step_busy", "step_total"}
     names |= {"peak_mlx_bytes"}
@@ -66,7 +66,7 @@ def test_the_command_measures_both_and_writes_a_capsule(tiny, tmp_path, capsys):
     assert 0 < case["busy_share"]["stock"] <= case["host_share"]["stock"] * 1.05
     assert any("moe_experts 2" in line for line in case["patched"])
     table = report.capsule_tables(folder)
-    assert "| tiny, random weights, 3 layers | 4-bit | float32 | decode |" in table
+    assert "| tiny, random weights, 3 layers, prompt of 20 | 4-bit | float32 | decode |" in table
 
 
 def test_modes_and_formats_are_taken(tiny, capsys):
@@ -145,6 +145,14 @@ def test_more_memory_and_copies_are_told():
     assert made_case([1.0], [1.0], held=11).copies_weights(1000)
     assert not made_case([1.0], [1.0], held=10).copies_weights(1000)
     assert made_case([1.0], [1.0], tokens=(1, 3)).failures() == ["float32: no tokens"]
+
+
+def test_other_tokens_are_excused_if_stock_differs_from_itself():
+    case = made_case([1.0] * 2, [1.0] * 2, tokens=(1, 3))
+    assert case.identity.stock_repeats and case.failures()
+    case.identity.stock[1][0] = Generation([1, 4], 100, 1.0, 0.1, 0)
+    assert not case.identity.stock_repeats
+    assert case.failures() == []
 
 
 def test_the_environment_that_chooses_kernels_is_kept(monkeypatch, tmp_path):

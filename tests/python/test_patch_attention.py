@@ -56,7 +56,12 @@ SHORT = [9, *[1] * 20]
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
+    """There everything here has a kernel. `test_cuda_step.py` has the GPU's tests."""
     monkeypatch.setattr(attention, "ON_CPU", True)
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(device)
 
 
 @functools.cache

@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--layers", type=at_least(1), help="shorten the model (all)")
     made.add_argument("--prompt-tokens", type=at_least(2), help="(512)")
+    made.add_argument(
+        "--cache-step", type=at_least(1), help="tokens that caches grow by (mlx-lm's own, 256)"
+    )
     made.add_argument("--mode", choices=_MODES, help="of the weights (the model's, or affine)")
     made.add_argument("--bits", type=at_least(1), help="(the model's, or the mode's)")
     made.add_argument("--group-size", type=at_least(1), help="(the model's, or the mode's)")
@@ -84,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_combination(arguments: argparse.Namespace) -> None:
     """Raises ValueError for options that do not belong together."""
     if arguments.random is None:
-        for name in ("layers", "prompt_tokens", "mode", "bits", "group_size"):
+        for name in ("layers", "prompt_tokens", "cache_step", "mode", "bits", "group_size"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} needs --random.")
     elif arguments.model is not None:
@@ -115,6 +118,7 @@ def _random_settings(arguments: argparse.Namespace, threads: int) -> decode_rand
         layers=arguments.layers,
         prompt_tokens=arguments.prompt_tokens or 512,
         max_tokens=arguments.max_tokens,
+        cache_step=arguments.cache_step,
         runs=arguments.runs,
         dtypes=tuple(arguments.dtype or ("bfloat16", "float32")[: 2 if on_cpu else 1]),
         threads=threads,

@@ -20,6 +20,7 @@ from zmlx.bench.timing import Series
 from zmlx.capsule import make_capsule, measurement
 from zmlx.lm.precision import format_name
 from zmlx.table import format_table
+from zmlx.validate.identity import first_difference
 
 _PARTS = ("build", "submit", "busy", "total")
 _SHARES = ("host_share", "busy_share")
@@ -86,6 +87,9 @@ def _sentences(case: RandomCase, weight_bytes: int) -> list[str]:
         f"Tokens, {case.dtype}: identical {case.identity.compared} of {case.total_tokens} "
         f"({case.distinct_tokens} different ones in a run)"
     )
+    if len(case.identity.stock) > 1:
+        repeats = "the same" if case.identity.stock_repeats else "NOT the same"
+        identity += f"; stock's own runs were {repeats}"
     if not case.judged:
         identity += "; not judged: MLX's 16-bit CPU path is no reference"
     elif case.identity.divergence:
@@ -124,10 +128,13 @@ def result_capsule(
     failures = result.failures()
     return make_capsule(
         "decode",
-        f"{result.name}-random-{result.layers}-layers-{_format(result)}",
+        f"{result.name}-random-{result.layers}-layers-{_format(result)}"
+        f"-prompt-{settings.prompt_tokens}"
+        + (f"-cache-step-{settings.cache_step}" if settings.cache_step else ""),
         parameters={
             **asdict(settings),
-            "model": f"{result.name}, random weights, {result.layers} layers",
+            "model": f"{result.name}, random weights, {result.layers} layers, "
+            f"prompt of {settings.prompt_tokens}" + _cache_note(settings),
             "environment": {name: os.environ[name] for name in _SWITCHES if name in os.environ},
         },
         measurements=entries,
@@ -149,11 +156,23 @@ def result_capsule(
     )
 
 
+def _cache_note(settings: RandomSettings) -> str:
+    return f", caches grow by {settings.cache_step}" if settings.cache_step else ""
+
+
 def _case_results(case: RandomCase, weight_bytes: int) -> dict[str, Any]:
     return {
         **speed_results(case.speed),
         "same_tokens": case.identity.ok,
         "same_tokens_judged": case.judged,
+        "stock_repeats_itself": case.identity.stock_repeats,
+        "first_differences": {
+            variant: [
+                first_difference(case.identity.stock[0][0].tokens, generation.tokens)
+                for (generation,) in getattr(case.identity, variant)
+            ]
+            for variant in VARIANTS
+        },
         "tokens_compared": case.identity.compared,
         "tokens_generated": case.total_tokens,
         "distinct_tokens": case.distinct_tokens,

@@ -56,12 +56,17 @@ _MEANT = {"mx": mx, "scaled_dot_product_attention": scaled_dot_product_attention
 def one_call(stock):
     """A subclass of a class with a `builder`, which is asked first at every call."""
     build, _ = builder(stock)
+    after_sum = build.after_sum
     stock_call = stock.__call__
 
     class OneCall(stock):
         def __call__(self, x, mask=None, cache=None):
             y = build(self, x, mask, cache)
             return stock_call(self, x, mask, cache) if y is None else y
+
+        def after_sum(self, x, residual, norm, mask, cache):
+            """`(output, x + residual)` for the norm of that sum, or None."""
+            return after_sum(self, x, residual, norm["weight"], norm.eps, mask, cache)
 
     OneCall.__name__ = OneCall.__qualname__ = f"OneCall{stock.__name__}"
     return OneCall

@@ -47,6 +47,24 @@ def known(layer):
     return parts if all(isinstance(layer[name], nn.RMSNorm) for name in parts[2:]) else None
 
 
+def _mixed(mixer, x, norm, mask, cache):
+    """The residual stream as it is, and what the mixer makes of its norm."""
+    if type(x) is not ResidualSum:
+        return x, mixer(_rms_norm(x, norm["weight"], norm.eps), mask, cache)
+    after_sum = getattr(type(mixer), "after_sum", None)
+    r = after_sum and x.consume(lambda a, b: after_sum(mixer, a, b, norm, mask, cache))
+    if r is not None:
+        norm._zmlx_site.fused += 1
+        return x.value, r
+    normed = x.fuse(_add_rms_norm, norm["weight"], norm.eps)
+    x = x.value
+    if normed is None:
+        normed = _rms_norm(x, norm["weight"], norm.eps)
+    else:
+        norm._zmlx_site.fused += 1
+    return x, mixer(normed, mask, cache)
+
+
 @functools.cache
 def fused_layer(stock):
     """A subclass of a known layer's class that computes its sums along with the norms."""
@@ -57,18 +75,15 @@ def fused_layer(stock):
             mixer, feed_forward, first, second = map(self.get, site.names)
             if type(first) not in site.norms or type(second) not in site.norms:
                 return stock.__call__(self, x, mask, cache)
-            normed = None
-            if type(x) is ResidualSum:
-                normed = x.fuse(_add_rms_norm, first["weight"], first.eps)
-                x = x.value
-            if normed is None:
-                normed = _rms_norm(x, first["weight"], first.eps)
-            else:
-                first._zmlx_site.fused += 1
-            r = mixer(normed, mask, cache)
-            normed, h = _add_rms_norm(x, r, second["weight"], second.eps)
+            x, r = _mixed(mixer, x, first, mask, cache)
             second._zmlx_site.fused += 1
-            return pending_sum(h, feed_forward(normed))
+            after_sum = getattr(type(feed_forward), "after_sum", None)
+            pair = after_sum and after_sum(feed_forward, x, r, second)
+            if pair is None:
+                normed, h = _add_rms_norm(x, r, second["weight"], second.eps)
+                return pending_sum(h, feed_forward(normed))
+            y, h = pair
+            return pending_sum(h, y)
 
     FusedLayer.__name__ = FusedLayer.__qualname__ = f"Fused{stock.__name__}"
     return FusedLayer

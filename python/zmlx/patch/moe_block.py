@@ -97,13 +97,25 @@ def fused_block(stock):
             y = None if plan is None else plan(x)
             if y is None:
                 return _by_its_own_code(self, x)
-            experts = site.experts
-            experts.calls += 1
-            experts.fused += 1
+            _count(site)
             return y
+
+        def after_sum(self, x, residual, norm):
+            """`(output, x + residual)` for the norm of that sum, or None."""
+            site = self._zmlx_site
+            plan = site.plan
+            pair = plan and plan.after_sum(x, residual, norm["weight"], norm.eps)
+            if pair is not None:
+                _count(site)
+            return pair
 
     FusedMoeBlock.__name__ = FusedMoeBlock.__qualname__ = f"Fused{stock.__name__}"
     return FusedMoeBlock
+
+
+def _count(site):
+    site.experts.calls += 1
+    site.experts.fused += 1
 
 
 def _by_its_own_code(block, x):

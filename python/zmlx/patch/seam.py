@@ -174,6 +174,20 @@ class ResidualSum(SeamArray):
         self._memo = None  # the operands can go
         return normed
 
+    def consume(self, build):
+        """`result` of `(result, sum) = build(a, b)` for the operands; None if there is nothing to
+        build, or if `build` returns None."""
+        memo = self._memo
+        if memo is None:
+            return None
+        a, b = memo
+        pair = build(a, b)
+        if pair is None:
+            return None
+        result, self._fused = pair
+        self._memo = None
+        return result
+
     @property
     def value(self):
         return self if self._fused is None else self._fused

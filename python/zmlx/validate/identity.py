@@ -68,6 +68,13 @@ class Identity:
         """Whether every token was the same."""
         return self.divergence is None and self.compared > 0
 
+    @property
+    def stock_repeats(self) -> bool:
+        """Whether stock generated the same tokens in each of several runs. If it did not, other
+        tokens say nothing about the patched model."""
+        texts = [[generation.tokens for generation in run] for run in self.stock]
+        return len(texts) > 1 and all(text == texts[0] for text in texts)
+
 
 def alternate(
     runs: int,

@@ -69,6 +69,7 @@ Api find_all() {
   in.find(a.cuFuncSetAttribute, "cuFuncSetAttribute");
   in.find(a.cuMemAllocAsync, "cuMemAllocAsync");
   in.find(a.cuMemFree, "cuMemFree_v2");
+  in.find(a.cuMemsetD8, "cuMemsetD8_v2");
   in.find(a.cuStreamSynchronize, "cuStreamSynchronize");
   in.find(a.cuGetErrorName, "cuGetErrorName");
   in.find(a.nvrtcVersion, "nvrtcVersion");

@@ -50,6 +50,7 @@ struct Api {
   Status (*cuFuncSetAttribute)(void* function, int attribute, int value);
   Status (*cuMemAllocAsync)(void** pointer, size_t bytes, void* stream);
   Status (*cuMemFree)(void* pointer);
+  Status (*cuMemsetD8)(void* pointer, unsigned char value, size_t bytes);
   Status (*cuStreamSynchronize)(void* stream);
   Status (*cuGetErrorName)(Status, const char** name);
 

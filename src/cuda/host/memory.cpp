@@ -68,4 +68,17 @@ void allocate(mx::array& out, const mx::Stream& stream) {
   out.set_data(mx::allocator::Data(mx::allocator::Buffer(buffer), give_back));
 }
 
+const mx::array& scratch(const mx::Stream& stream) {
+  static auto* arrays = new std::map<int, mx::array>;  // leaked, as the pool is
+  static auto* mutex = new std::mutex;
+  std::lock_guard lock(*mutex);
+  if (auto found = arrays->find(stream.index); found != arrays->end()) return found->second;
+  mx::array zeros({kScratchBytes / 4}, mx::uint32, nullptr, {});
+  allocate(zeros, stream);
+  const auto& a = api();
+  a.cuMemsetD8(gpu_pointer(zeros), 0, kScratchBytes);
+  check(a.cuStreamSynchronize(nullptr), "cuStreamSynchronize");
+  return arrays->emplace(stream.index, zeros).first->second;
+}
+
 }  // namespace zmlx::cuda

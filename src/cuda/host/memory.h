@@ -16,4 +16,10 @@ namespace zmlx::cuda {
 /// GPU has used it; like MLX's own it is then only written by work that comes later on the stream.
 void allocate(mx::array& out, const mx::Stream& stream);
 
+/// An array of zeros on a stream's GPU, for what kernels leave there for one another; kept for
+/// ever. Kernels that use them have to name the array as one that they write, which puts them in
+/// order.
+const mx::array& scratch(const mx::Stream& stream);
+inline constexpr int kScratchBytes = 4096;
+
 }  // namespace zmlx::cuda
