@@ -2,5 +2,6 @@
 
 #include "zmlx/explain.h"
 #include "zmlx/fast.h"
+#include "zmlx/kernel.h"
 #include "zmlx/moe_block.h"
 #include "zmlx/runtime.h"

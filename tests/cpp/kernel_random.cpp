@@ -19,12 +19,13 @@ const Approximate kUnknown{std::numeric_limits<double>::quiet_NaN(), 0};
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 double rsqrt(double x) { return 1 / std::sqrt(x); }
-double sign(double x) { return (x > 0) - (x < 0); }
+double sign(double x) { return std::isnan(x) ? x : (x > 0) - (x < 0); }
 double silu(double x) { return x * sigmoid(x); }
 double square(double x) { return x * x; }
 Approximate checked(double value, double error) {
   const bool lost = !(error <= 1e-3 * std::max(std::abs(value), 1.0));
-  if (!std::isfinite(value) || std::abs(value) > 1e30 || lost) return kUnknown;
+  const bool underflows = value != 0 && std::abs(value) < 1e3 * kTiny;
+  if (!std::isfinite(value) || std::abs(value) > 1e30 || underflows || lost) return kUnknown;
   return {value, error};
 }
 

@@ -1,0 +1,91 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
+
+#include "zmlx/kernel.h"
+
+namespace nb = nanobind;
+namespace mx = mlx::core;
+using namespace nb::literals;
+
+namespace {
+
+/// Arrays as they are; Python's numbers in the type of the first array, so that they do not widen
+/// the result.
+std::vector<mx::array> arrays_of(const zmlx::Kernel& kernel, const nb::args& args) {
+  std::optional<mx::Dtype> type;
+  for (nb::handle arg : args) {
+    if (nb::isinstance<mx::array>(arg)) {
+      type = nb::cast<const mx::array&>(arg).dtype();
+      break;
+    }
+  }
+  std::vector<mx::array> arrays;
+  arrays.reserve(args.size());
+  for (nb::handle arg : args) {
+    if (nb::isinstance<mx::array>(arg)) {
+      arrays.push_back(nb::cast<const mx::array&>(arg));
+    } else if (nb::isinstance<nb::float_>(arg) || nb::isinstance<nb::int_>(arg)) {
+      arrays.push_back(mx::array(nb::cast<double>(arg), type.value_or(mx::float32)));
+    } else {
+      throw nb::type_error(("[" + kernel.name() + "] takes arrays and numbers.").c_str());
+    }
+  }
+  return arrays;
+}
+
+}  // namespace
+
+void init_kernel(nb::module_& m) {
+  nb::class_<zmlx::Kernel>(m, "Kernel",
+                           "A kernel made of a formula: a differentiable function of arrays.")
+      .def(
+          "__call__",
+          [](const zmlx::Kernel& kernel, const nb::args& args, mx::StreamOrDevice stream) {
+            return kernel.call(arrays_of(kernel, args), stream);
+          },
+          "args"_a, nb::kw_only(), "stream"_a = nb::none(),
+          nb::sig("def __call__(self, *args: mlx.core.array | float, stream: mlx.core.Stream | "
+                  "mlx.core.Device | None = None) -> mlx.core.array"))
+      .def_prop_ro("name", &zmlx::Kernel::name, "The name in errors and the registry.")
+      .def_prop_ro("inputs", &zmlx::Kernel::inputs, "Names of the arguments, in their order.")
+      .def("explain", &zmlx::Kernel::explain,
+           "The formula after simplification, its derivatives and how the CPU runs it, as text.")
+      .def("__repr__", [](const zmlx::Kernel& kernel) {
+        std::string text = "<kernel " + kernel.name() + "(";
+        for (size_t i = 0; i < kernel.inputs().size(); ++i) {
+          text += (i ? ", " : "") + kernel.inputs()[i];
+        }
+        return text + ")>";
+      });
+
+  m.def(
+      "elementwise",
+      [](const std::string& expression, const std::string& name,
+         const std::vector<std::string>& inputs, const std::vector<std::string>& grad_expr,
+         bool use_output, std::optional<mx::Dtype> compute_dtype) {
+        return zmlx::elementwise(expression, {name, inputs, grad_expr, use_output, compute_dtype});
+      },
+      "expression"_a, "name"_a, "inputs"_a, "grad_expr"_a, "use_output"_a,
+      "compute_dtype"_a.none());
+
+  m.def("kernel_registry", [] {
+    nb::list records;
+    for (const auto& record : zmlx::kernel_registry()) {
+      nb::dict entry;
+      entry["name"] = record.name;
+      entry["kind"] = record.kind;
+      entry["formula"] = record.formula;
+      entry["definitions"] = record.definitions;
+      entry["calls"] = record.calls;
+      entry["define_seconds"] = record.define_seconds;
+      entry["compile_seconds"] = record.compile_seconds;
+      entry["compilations"] = record.compilations;
+      records.append(entry);
+    }
+    return records;
+  });
+  m.def("clear_kernel_registry", &zmlx::clear_kernel_registry);
+}
