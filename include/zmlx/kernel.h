@@ -71,12 +71,45 @@ struct ElementwiseOptions {
 /// @throws std::invalid_argument with the place if the expression is not one.
 ZMLX_API Kernel elementwise(const std::string& expression, const ElementwiseOptions& options = {});
 
+struct ReduceOptions {
+  std::string init;              ///< the accumulator's first value, a constant: "0.0f"
+  std::string update;            ///< of `acc` and the element `v`: "acc + v * v"
+  std::string finalize = "acc";  ///< of the result, as `acc` or `s`: "sqrt(s)"
+  std::string name;
+  std::optional<mx::Dtype> compute_dtype;  ///< as in ElementwiseOptions
+};
+
+/// One number for each row, the last axis. An update of the form "acc + f(v)", with +, *, min, max,
+/// & | or ^, is done in parts and can be differentiated; any other takes the elements in order.
+///
+/// A kernel of x (..., D) gives (...), or (1) for x (D).
+/// @throws std::invalid_argument with the place if a part is not an expression.
+ZMLX_API Kernel reduce(const ReduceOptions& options);
+
+struct RowPassSource {
+  std::string init;    ///< a constant
+  std::string update;  ///< of the accumulator (`acc1` or `acc2`), `x`, and in pass 2 `s1`
+  std::string reduce;  ///< of two partial results `a` and `b`
+};
+struct MapReduceOptions {
+  RowPassSource pass1, pass2;
+  std::string write;  ///< of `x` and the passes' results `s1` and `s2`
+  std::string name;
+  int threadgroup = 256;  ///< threads of a group on a GPU, a power of two; 0 for automatic
+  std::optional<mx::Dtype> compute_dtype;  ///< as in ElementwiseOptions
+};
+
+/// Two numbers for each row, the last axis, and then something for each element of them: softmax,
+/// norms. Differentiable where both updates are of the form "acc + f(x)" (see `reduce`).
+/// @throws std::invalid_argument with the place if a part is not an expression.
+ZMLX_API Kernel map_reduce(const MapReduceOptions& options);
+
 /// What was made of formulas in this process. Equal definitions are one entry.
 struct KernelRecord {
   std::string name, kind, formula;
   int64_t definitions;  ///< how often it was asked for
   int64_t calls;
-  double define_seconds;  ///< reading the formula
+  double define_seconds;   ///< reading the formula
   double compile_seconds;  ///< everything that later calls do without
   int64_t compilations;
 };

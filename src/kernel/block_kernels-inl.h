@@ -11,6 +11,7 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
+#include <type_traits>
 
 #include "hwy/highway.h"
 #include "kernel/block_kernels.h"
@@ -22,30 +23,63 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using cpu::HWY_NAMESPACE::VU;
 
-/// out[i] = f(a[i], b[i], c[i]) with vectors of the tags; a uniform's step is 0.
+/// An argument's vectors, or the one vector of a uniform.
+template <class D, bool kUniform>
+class Reader {
+ public:
+  explicit HWY_INLINE Reader(const void* from)
+      : from_(static_cast<const hn::TFromD<D>*>(from)), first_(hn::LoadU(D(), from_)) {}
+  // Inputs lie wherever MLX's arrays do.
+  HWY_INLINE hn::Vec<D> operator()(size_t i) const {
+    if constexpr (kUniform) return first_;
+    return hn::LoadU(D(), from_ + i);
+  }
+
+ private:
+  const hn::TFromD<D>* from_;
+  hn::Vec<D> first_;
+};
+
+template <class DOut, typename F>
+HWY_INLINE void Each(const BlockCall& call, const F& f) {
+  auto* out = static_cast<hn::TFromD<DOut>*>(call.out);
+  static_assert(kBlockUnit % kLanes == 0);
+  for (size_t i = 0; i < call.count; i += kLanes) hn::StoreU(f(i), DOut(), out + i);
+}
+
+/// Calls f with a constant for whether the argument is uniform.
+template <typename F>
+HWY_INLINE void WithStep(uint8_t step, const F& f) {
+  step == 0 ? f(hwy::SizeTag<1>()) : f(hwy::SizeTag<0>());
+}
+template <class Tag>
+constexpr bool kIsOne = std::is_same_v<Tag, hwy::SizeTag<1>>;
+
+/// out[i] = f(a[i], b[i], c[i]) with vectors of the tags.
 template <class DIn, class DOut, int kArguments, typename F>
 HWY_INLINE void Loop(const BlockCall& call, const F& f) {
-  const DIn d;
-  using TIn = hn::TFromD<DIn>;
-  const auto* a = static_cast<const TIn*>(call.args[0]);
-  const auto* b = static_cast<const TIn*>(call.args[1]);
-  const auto* c = static_cast<const TIn*>(call.args[2]);
-  auto* out = static_cast<hn::TFromD<DOut>*>(call.out);
-  const size_t step_a = call.steps[0] * kLanes, step_b = call.steps[1] * kLanes,
-               step_c = call.steps[2] * kLanes;
-  // Inputs lie wherever MLX's arrays do.
-  for (size_t i = 0; i < call.count; i += kLanes) {
-    if constexpr (kArguments == 1) {
-      hn::StoreU(f(hn::LoadU(d, a)), DOut(), out + i);
-    } else if constexpr (kArguments == 2) {
-      hn::StoreU(f(hn::LoadU(d, a), hn::LoadU(d, b)), DOut(), out + i);
-      b += step_b;
-    } else {
-      hn::StoreU(f(hn::LoadU(d, a), hn::LoadU(d, b), hn::LoadU(d, c)), DOut(), out + i);
-      b += step_b;
-      c += step_c;
+  if constexpr (kArguments == 1) {
+    const Reader<DIn, false> a(call.args[0]);
+    if (call.steps[0] == 0) {
+      const auto value = f(a(0));
+      return Each<DOut>(call, [&](size_t) HWY_ATTR { return value; });
     }
-    a += step_a;
+    Each<DOut>(call, [&](size_t i) HWY_ATTR { return f(a(i)); });
+  } else {
+    WithStep(call.steps[0], [&](auto step_a) HWY_ATTR {
+      WithStep(call.steps[1], [&](auto step_b) HWY_ATTR {
+        const Reader<DIn, kIsOne<decltype(step_a)>> a(call.args[0]);
+        const Reader<DIn, kIsOne<decltype(step_b)>> b(call.args[1]);
+        if constexpr (kArguments == 2) {
+          Each<DOut>(call, [&](size_t i) HWY_ATTR { return f(a(i), b(i)); });
+        } else {
+          WithStep(call.steps[2], [&](auto step_c) HWY_ATTR {
+            const Reader<DIn, kIsOne<decltype(step_c)>> c(call.args[2]);
+            Each<DOut>(call, [&](size_t i) HWY_ATTR { return f(a(i), b(i), c(i)); });
+          });
+        }
+      });
+    });
   }
 }
 

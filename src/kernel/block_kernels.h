@@ -41,6 +41,14 @@ void load_strided(Storage storage, Type type, const void* from, int64_t stride, 
 /// where memory is aligned for it.
 void store_block(Storage storage, const void* block, size_t count, void* to, bool stream);
 
+/// Reduces blocks to one number by an associative operation (see Pass::op), in kPartials partial
+/// results: `begin_reduction`, `reduce_block` for each block, `end_reduction`.
+constexpr size_t kPartials = 64;
+void begin_reduction(Op op, Type type, void* partials);
+void reduce_block(Op op, Type type, const void* block, size_t count, void* partials);
+/// @return the bits of the result.
+uint32_t end_reduction(Op op, Type type, const void* partials);
+
 /// Orders streamed stores before later ones.
 void flush_streams();
 

@@ -25,7 +25,9 @@ class BlockRunner {
 
   /// @param inputs  the blocks of `program.inputs`.
   /// @param count   of elements, a multiple of kBlockUnit.
-  void run(const void* const* inputs, size_t count);
+  /// @param ahead   inputs whose next block lies right behind, to be fetched meanwhile: a bit each,
+  /// for the first 64.
+  void run(const void* const* inputs, size_t count, uint64_t ahead = 0);
 
   /// The block of an output, or a unit if it is uniform; valid until the next run.
   const void* output(size_t index) const;
@@ -39,12 +41,13 @@ class BlockRunner {
     uint16_t input;
   };
   void* unit(size_t uniform) { return uniforms_.get() + uniform * kBlockUnit; }
-  void* block_at(size_t index) { return registers_.get() + index * block_; }
+  void* block_at(size_t index) { return registers_.get() + index * stride_; }
+  void fetch_ahead(uint64_t inputs, size_t count, size_t part) const;
   void resolve(const std::vector<Instruction>& code, std::vector<BlockKernel>& kernels,
                std::vector<BlockCall>& calls, std::vector<Patch>* patches);
 
   const Program& program_;
-  size_t block_;
+  size_t block_, stride_;
   hwy::AlignedFreeUniquePtr<uint32_t[]> uniforms_, registers_;
   std::vector<BlockKernel> kernels_, uniform_kernels_;
   std::vector<BlockCall> calls_, uniform_calls_;

@@ -22,8 +22,8 @@ class Range {
         stream_(stream),
         runner_(call.program, block),
         pointers_(call.inputs.size()),
-        copies_(hwy::AllocateAligned<uint32_t>(
-            std::max<size_t>(call.inputs.size(), 1) * (block + kBlockUnit))) {}
+        copies_(hwy::AllocateAligned<uint32_t>(std::max<size_t>(call.inputs.size(), 1) *
+                                               (block + kBlockUnit))) {}
 
   void run(size_t begin, size_t end) {
     for (size_t at = begin; at < end; at += runner_.block()) {
@@ -35,18 +35,20 @@ class Range {
  private:
   void block(size_t start, size_t count) {
     const bool whole = count % kBlockUnit == 0;
+    uint64_t ahead = 0;
     for (size_t i = 0; i < call_.inputs.size(); ++i) {
       const auto& in = call_.inputs[i];
       const bool as_is = in.storage == Storage::f32 || in.type != Type::float32;
       if (whole && as_is && is_contiguous(in)) {
         pointers_[i] = static_cast<const uint32_t*>(in.data) + start;
+        if (i < 64 && stream_) ahead |= uint64_t{1} << i;
         continue;
       }
       auto* copy = copies_.get() + i * (runner_.block() + kBlockUnit);
       read_block(in, call_.shape, start, count, copy);
       pointers_[i] = copy;
     }
-    runner_.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit);
+    runner_.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit, ahead);
     for (size_t i = 0; i < call_.outputs.size(); ++i) {
       const auto& out = call_.outputs[i];
       store_block(out.storage, runner_.output(i), count,
@@ -84,13 +86,12 @@ void run_elementwise(const ElementwiseCall& given) {
   for (const auto& in : call.inputs) bytes += size * size_of(in.storage);
   const bool stream = bytes > kStreamBytes;
   const auto wanted = static_cast<size_t>(std::max(call.launch.block, 0));
-  const size_t block = wanted > 0 ? std::max(wanted / kBlockUnit, size_t{1}) * kBlockUnit
-                                  : block_size(call.program);
+  const size_t block =
+      wanted > 0 ? std::max(wanted / kBlockUnit, size_t{1}) * kBlockUnit : block_size(call.program);
   const auto count = static_cast<double>(size);
-  const int threads = call.launch.threads > 0
-                          ? std::min(call.launch.threads, cpu::max_threads())
-                          : cpu::threads_for(static_cast<double>(bytes),
-                                             operations(call.program) * count);
+  const int threads = call.launch.threads > 0 ? std::min(call.launch.threads, cpu::max_threads())
+                                              : cpu::threads_for(static_cast<double>(bytes),
+                                                                 operations(call.program) * count);
   const size_t chunk = block * kBlocksAtOnce;
   const size_t chunks = (size + chunk - 1) / chunk;
   cpu::parallel_for(threads, chunks, [&](size_t c) {

@@ -9,7 +9,7 @@ namespace zmlx::kernel {
 
 /// How the CPU evaluator runs a kernel; zeros leave it to the evaluator.
 struct CpuLaunch {
-  int block = 0;    ///< elements
+  int block = 0;  ///< elements
   int threads = 0;
   bool operator==(const CpuLaunch&) const = default;
 };

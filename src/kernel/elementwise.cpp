@@ -28,8 +28,8 @@ std::vector<mx::array> apply(const ElementwiseKernel::Ptr& kernel,
     mx::array out(shape, written[0], std::move(primitive), std::move(read));
     return {written[0] == types[0] ? out : mx::astype(out, types[0], s)};
   }
-  auto outs = mx::array::make_arrays(std::vector<mx::Shape>(types.size(), shape), written,
-                                     primitive, read);
+  auto outs =
+      mx::array::make_arrays(std::vector<mx::Shape>(types.size(), shape), written, primitive, read);
   for (size_t i = 0; i < outs.size(); ++i) {
     if (written[i] != types[i]) outs[i] = mx::astype(outs[i], types[i], s);
   }
@@ -50,7 +50,9 @@ void Elementwise::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   call.shape.assign(outputs[0].shape().begin(), outputs[0].shape().end());
   for (int number : program.inputs) {
     const auto& in = inputs[number];
-    call.inputs.push_back({in.data<char>(), storage_of(in.dtype()), kernel_->formula().types[number],
+    call.inputs.push_back({in.data<char>(),
+                           storage_of(in.dtype()),
+                           kernel_->formula().types[number],
                            {in.strides().begin(), in.strides().end()}});
   }
   for (auto& out : outputs) call.outputs.push_back({out.data<char>(), storage_of(out.dtype())});

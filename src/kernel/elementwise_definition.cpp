@@ -61,9 +61,10 @@ std::optional<UserGradient> read_gradient(const ElementwiseFormula& formula,
                                           const ElementwiseOptions& options) {
   if (options.grad_expr.empty()) return std::nullopt;
   if (options.grad_expr.size() != formula.names.size()) {
-    throw std::invalid_argument("[elementwise] grad_expr must hold one expression for each of the " +
-                                std::to_string(formula.names.size()) + " inputs, but holds " +
-                                std::to_string(options.grad_expr.size()) + ".");
+    throw std::invalid_argument(
+        "[elementwise] grad_expr must hold one expression for each of the " +
+        std::to_string(formula.names.size()) + " inputs, but holds " +
+        std::to_string(options.grad_expr.size()) + ".");
   }
   UserGradient gradient{{}, {}, options.use_output};
   Scope scope;

@@ -64,11 +64,10 @@ std::vector<KernelRecord> kernel_registry() {
   std::vector<KernelRecord> records;
   for (const auto& [key, definition] : definitions) {
     const auto& counts = definition->statistics();
-    records.push_back({definition->name(), definition->kind(), definition->formula(),
-                       counts.definitions, counts.calls,
-                       static_cast<double>(counts.define_nanoseconds) * 1e-9,
-                       static_cast<double>(counts.compile_nanoseconds) * 1e-9,
-                       counts.compilations});
+    records.push_back(
+        {definition->name(), definition->kind(), definition->formula(), counts.definitions,
+         counts.calls, static_cast<double>(counts.define_nanoseconds) * 1e-9,
+         static_cast<double>(counts.compile_nanoseconds) * 1e-9, counts.compilations});
   }
   return records;
 }

@@ -33,10 +33,10 @@ void collapse_axes(std::vector<int64_t>& shape, std::vector<StridedArray>& array
   std::vector<int64_t> lengths;
   for (size_t axis = 0; axis < shape.size(); ++axis) {
     if (shape[axis] == 1) continue;
-    const bool joins = !kept.empty() &&
-                       std::all_of(arrays.begin(), arrays.end(), [&](const StridedArray& a) {
-                         return a.strides[kept.back()] == a.strides[axis] * shape[axis];
-                       });
+    const bool joins =
+        !kept.empty() && std::all_of(arrays.begin(), arrays.end(), [&](const StridedArray& a) {
+          return a.strides[kept.back()] == a.strides[axis] * shape[axis];
+        });
     if (joins) {
       kept.back() = axis;
       lengths.back() *= shape[axis];

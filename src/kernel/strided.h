@@ -13,7 +13,7 @@ namespace zmlx::kernel {
 struct StridedArray {
   const void* data = nullptr;
   Storage storage = Storage::f32;
-  Type type = Type::float32;  ///< of the blocks read from it
+  Type type = Type::float32;     ///< of the blocks read from it
   std::vector<int64_t> strides;  ///< in elements
 };
 

@@ -39,12 +39,12 @@ std::vector<float> sweep(double low, double high, int count) {
       values.push_back(static_cast<float>(std::exp(exponent)));
     } else {
       const double least = low < 0 ? std::log(1e-30) : smallest;
-      const double magnitude =
-          std::exp(least + unit(random) * (std::log(std::abs(bound)) - least));
+      const double magnitude = std::exp(least + unit(random) * (std::log(std::abs(bound)) - least));
       values.push_back(static_cast<float>(std::copysign(magnitude, bound)));
     }
   }
-  for (float& v : values) v = std::min(std::max(v, static_cast<float>(low)), static_cast<float>(high));
+  for (float& v : values)
+    v = std::min(std::max(v, static_cast<float>(low)), static_cast<float>(high));
   return values;
 }
 
@@ -73,8 +73,9 @@ TEST(KernelElementwise, FunctionsAreAsAccurateAsStated) {
 
 TEST(KernelElementwise, EndsAreThoseOfTheMathLibrary) {
   const float inf = INFINITY, nan = NAN;
-  const std::vector<float> xs{0.0f, -0.0f, inf,  -inf,  nan,   1.0f,  -1.0f,  1e-40f, -1e-40f,
-                              2.0f, -2.0f, 1e30f, -1e30f, 89.0f, -110.0f, 0.5f, -0.5f, 1e7f, 3e38f};
+  const std::vector<float> xs{0.0f,    -0.0f,   inf,   -inf,  nan,   1.0f,   -1.0f,
+                              1e-40f,  -1e-40f, 2.0f,  -2.0f, 1e30f, -1e30f, 89.0f,
+                              -110.0f, 0.5f,    -0.5f, 1e7f,  3e38f};
   for_each_target([&](const std::string& target) {
     for (const auto& f : unary_functions()) {
       const auto found = results(std::string(f.name) + "(x)", {array_of(xs)});
@@ -163,7 +164,8 @@ TEST(KernelElementwise, TakesEveryType) {
     for (auto type : {mx::float32, mx::float16, mx::bfloat16, mx::int32, mx::uint32, mx::int8,
                       mx::uint8, mx::int16, mx::bool_}) {
       for (int n : {1, 3, 16, 100, 5000}) {
-        auto x = mx::astype(mx::multiply(random_normal({n}, mx::float32, n), mx::array(50.0f)), type);
+        auto x =
+            mx::astype(mx::multiply(random_normal({n}, mx::float32, n), mx::array(50.0f)), type);
         if (type == mx::uint32 || type == mx::uint8) x = mx::astype(mx::abs(x), type);
         const auto found = elementwise("x * 0.5 + 1")(x);
         EXPECT_EQ(found.dtype(), type) << target;
@@ -213,8 +215,8 @@ TEST(KernelElementwise, ReadsAnyStrides) {
   check(x, mx::slice(x, {0, 0, 0}, {6, 7, 1}), "last axis broadcast");
   check(mx::slice(x, {0, 0, 0}, {1, 7, 40}), x, "first axis broadcast");
   check(x, mx::array(3.0f), "a number");
-  check(mx::slice(x, {0, 1, 3}, {6, 7, 40}, {2, 3, 5}),
-        mx::slice(x, {1, 0, 0}, {4, 2, 8}), "steps");
+  check(mx::slice(x, {0, 1, 3}, {6, 7, 40}, {2, 3, 5}), mx::slice(x, {1, 0, 0}, {4, 2, 8}),
+        "steps");
   check(mx::slice(x, {5, 6, 39}, {-7, -8, -41}, {-1, -1, -1}), x, "backwards");
   check(mx::array(1.5f), mx::array(2.5f), "numbers");
   check(mx::zeros({0, 3}), mx::zeros({3}), "nothing");
@@ -243,16 +245,15 @@ TEST(KernelElementwise, Differentiates) {
   EXPECT_TRUE(mx::allclose(gradient_of(silu, x), mx::grad(stock)(x), 1e-5, 1e-6).item<bool>());
   const auto once = [&](const mx::array& a) { return mx::sum(gradient_of(silu, a)); };
   const auto stock_once = [&](const mx::array& a) { return mx::sum(mx::grad(stock)(a)); };
-  EXPECT_TRUE(
-      mx::allclose(mx::grad(once)(x), mx::grad(stock_once)(x), 1e-5, 1e-6).item<bool>());
+  EXPECT_TRUE(mx::allclose(mx::grad(once)(x), mx::grad(stock_once)(x), 1e-5, 1e-6).item<bool>());
   const auto f = [&](const std::vector<mx::array>& in) { return std::vector{silu(in[0])}; };
   const auto g = [&](const std::vector<mx::array>& in) {
     return std::vector{mx::multiply(in[0], mx::sigmoid(in[0]))};
   };
   const auto t = random_normal({1000}, mx::float32, 6);
-  EXPECT_TRUE(mx::allclose(mx::jvp(f, {x}, {t}).second[0], mx::jvp(g, {x}, {t}).second[0], 1e-5,
-                           1e-6)
-                  .item<bool>());
+  EXPECT_TRUE(
+      mx::allclose(mx::jvp(f, {x}, {t}).second[0], mx::jvp(g, {x}, {t}).second[0], 1e-5, 1e-6)
+          .item<bool>());
 }
 
 TEST(KernelElementwise, DifferentiatesBySeveralInputsOfSeveralTypes) {
@@ -280,8 +281,12 @@ TEST(KernelElementwise, KinksFollowMlx) {
                     std::vector<int>{0, 1})({a, b});
   };
   const auto larger = elementwise("max(a, b)"), smaller = elementwise("min(a, b)");
-  const auto stock_larger = [](const mx::array& a, const mx::array& b) { return mx::maximum(a, b); };
-  const auto stock_smaller = [](const mx::array& a, const mx::array& b) { return mx::minimum(a, b); };
+  const auto stock_larger = [](const mx::array& a, const mx::array& b) {
+    return mx::maximum(a, b);
+  };
+  const auto stock_smaller = [](const mx::array& a, const mx::array& b) {
+    return mx::minimum(a, b);
+  };
   for (int i : {0, 1}) {
     EXPECT_TRUE(mx::array_equal(both(larger, x, y)[i], both(stock_larger, x, y)[i]).item<bool>());
     EXPECT_TRUE(mx::array_equal(both(smaller, x, y)[i], both(stock_smaller, x, y)[i]).item<bool>());
@@ -312,10 +317,12 @@ TEST(KernelElementwise, AGivenDerivativeWins) {
 
 TEST(KernelElementwise, WorksUnderVmapAndCompile) {
   const auto kernel = elementwise("a * tanh(b)");
-  const auto a = random_normal({4, 5, 6}, mx::float32, 9), b = random_normal({6, 3}, mx::float32, 10);
-  const auto f = [&](const std::vector<mx::array>& in) { return std::vector{kernel(in[0], in[1])}; };
-  const auto expected = mx::multiply(mx::expand_dims(mx::moveaxis(a, 1, 0), 3),
-                                     mx::tanh(b));
+  const auto a = random_normal({4, 5, 6}, mx::float32, 9),
+             b = random_normal({6, 3}, mx::float32, 10);
+  const auto f = [&](const std::vector<mx::array>& in) {
+    return std::vector{kernel(in[0], in[1])};
+  };
+  const auto expected = mx::multiply(mx::expand_dims(mx::moveaxis(a, 1, 0), 3), mx::tanh(b));
   const auto mapped = mx::vmap(
       [&](const std::vector<mx::array>& in) {
         return std::vector{kernel(mx::expand_dims(in[0], 2), in[1])};
