@@ -44,6 +44,11 @@ class ZMLX_API Kernel {
   const std::string& name() const;
   /// Names of the inputs, in the order of arguments.
   const std::vector<std::string>& inputs() const;
+  /// The code for "metal" or "cuda", for inputs of the type.
+  /// @param of  "value", or "vjp" for the kernel of the derivative by all inputs.
+  /// @throws std::invalid_argument if there is no such backend.
+  std::string source(const std::string& backend, mx::Dtype type = mx::float32,
+                     const std::string& of = "value") const;
   /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
   std::string explain() const;
 

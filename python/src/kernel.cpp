@@ -1,6 +1,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -51,6 +52,10 @@ void init_kernel(nb::module_& m) {
                   "mlx.core.Device | None = None) -> mlx.core.array"))
       .def_prop_ro("name", &zmlx::Kernel::name, "The name in errors and the registry.")
       .def_prop_ro("inputs", &zmlx::Kernel::inputs, "Names of the arguments, in their order.")
+      .def("source", &zmlx::Kernel::source, "backend"_a, "dtype"_a = mx::float32, "of"_a = "value",
+           nb::sig("def source(self, backend: str, dtype: mlx.core.Dtype = mlx.core.float32, of: "
+                   "str = 'value') -> str"),
+           "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative.")
       .def("explain", &zmlx::Kernel::explain,
            "The formula after simplification, its derivatives and how the CPU runs it, as text.")
       .def("__repr__", [](const zmlx::Kernel& kernel) {
@@ -70,6 +75,27 @@ void init_kernel(nb::module_& m) {
       },
       "expression"_a, "name"_a, "inputs"_a, "grad_expr"_a, "use_output"_a,
       "compute_dtype"_a.none());
+
+  m.def(
+      "reduce",
+      [](const std::string& init, const std::string& update, const std::string& finalize,
+         const std::string& name, std::optional<mx::Dtype> compute_dtype) {
+        return zmlx::reduce({init, update, finalize, name, compute_dtype});
+      },
+      "init"_a, "update"_a, "finalize"_a, "name"_a, "compute_dtype"_a.none());
+  using Pass = std::tuple<std::string, std::string, std::string>;
+  m.def(
+      "map_reduce",
+      [](const Pass& pass1, const Pass& pass2, const std::string& write, const std::string& name,
+         int threadgroup, std::optional<mx::Dtype> compute_dtype) {
+        const auto source = [](const Pass& pass) {
+          const auto& [init, update, reduce] = pass;
+          return zmlx::RowPassSource{init, update, reduce};
+        };
+        return zmlx::map_reduce(
+            {source(pass1), source(pass2), write, name, threadgroup, compute_dtype});
+      },
+      "pass1"_a, "pass2"_a, "write"_a, "name"_a, "threadgroup"_a, "compute_dtype"_a.none());
 
   m.def("kernel_registry", [] {
     nb::list records;

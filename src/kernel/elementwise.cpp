@@ -1,9 +1,8 @@
 #include "kernel/elementwise.h"
 
-#include <stdexcept>
-
 #include "kernel/arrays.h"
 #include "kernel/cpu_elementwise.h"
+#include "kernel/gpu.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
 
@@ -61,8 +60,8 @@ void Elementwise::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
       [kernel = kernel_, call = std::move(call)] { run_elementwise(call); });
 }
 
-void Elementwise::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw std::runtime_error("[" + kernel_->name() + "] has no kernel for this device.");
+void Elementwise::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  run_on_gpu(*kernel_, stream(), inputs, outputs);
 }
 
 std::vector<mx::array> Elementwise::vjp(const std::vector<mx::array>& primals,

@@ -7,6 +7,7 @@
 #include "kernel/arrays.h"
 #include "kernel/block_runner.h"
 #include "kernel/elementwise.h"
+#include "kernel/emit.h"
 #include "kernel/parser.h"
 #include "mlx/ops.h"
 #include "zmlx/kernel.h"
@@ -111,6 +112,15 @@ class ElementwiseDefinition : public Definition {
 
   const std::vector<std::string>& inputs() const override { return kernel_->formula().names; }
 
+  std::string source(const std::string& backend, mx::Dtype type,
+                     const std::string& of) const override {
+    const auto storage = storage_of(written_type(type));
+    if (of == "value") return elementwise_source(kernel_->formula(), backend, storage);
+    std::vector<int> all;
+    for (size_t i = 0; i < inputs().size(); ++i) all.push_back(static_cast<int>(i));
+    return elementwise_source(kernel_->gradient(all)->formula(), backend, storage);
+  }
+
   std::string explain() const override {
     std::ostringstream out;
     const auto& formula = kernel_->formula();
@@ -167,6 +177,14 @@ mx::array Kernel::call(const std::vector<mx::array>& inputs, mx::StreamOrDevice 
 
 const std::string& Kernel::name() const { return definition_->name(); }
 const std::vector<std::string>& Kernel::inputs() const { return definition_->inputs(); }
+
+std::string Kernel::source(const std::string& backend, mx::Dtype type,
+                           const std::string& of) const {
+  if (of != "value" && of != "vjp") {
+    throw std::invalid_argument("[source] kernels are 'value' and 'vjp', not '" + of + "'.");
+  }
+  return definition_->source(backend, type, of);
+}
 
 std::string Kernel::explain() const { return definition_->explain(); }
 

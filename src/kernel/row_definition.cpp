@@ -5,6 +5,7 @@
 
 #include "kernel/arrays.h"
 #include "kernel/cpu_rows.h"
+#include "kernel/emit.h"
 #include "kernel/parser.h"
 #include "kernel/rows.h"
 #include "mlx/ops.h"
@@ -105,6 +106,13 @@ class RowDefinition : public Definition {
   }
 
   const std::vector<std::string>& inputs() const override { return kernel_->formula().names; }
+
+  std::string source(const std::string& backend, mx::Dtype type,
+                     const std::string& of) const override {
+    const auto kernel = of == "value" ? kernel_ : kernel_->gradient({0});
+    return rows_source(kernel->formula(), backend, storage_of(written_type(type)),
+                       kernel->threadgroup());
+  }
 
   std::string explain() const override {
     std::ostringstream out;

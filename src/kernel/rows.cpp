@@ -4,6 +4,7 @@
 
 #include "kernel/arrays.h"
 #include "kernel/cpu_rows.h"
+#include "kernel/gpu.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
 
@@ -89,8 +90,8 @@ void Rows::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   }
 }
 
-void Rows::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw std::runtime_error("[" + kernel_->name() + "] has no kernel for this device.");
+void Rows::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  run_on_gpu(*kernel_, stream(), inputs, outputs);
 }
 
 std::vector<mx::array> Rows::vjp(const std::vector<mx::array>& primals,
