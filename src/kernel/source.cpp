@@ -33,9 +33,24 @@ std::string whole_file(const KernelText& text, const std::vector<Storage>& input
 
 }  // namespace
 
+namespace {
+
+/// Formulas of integers read integers.
+std::vector<Storage> input_storages(const std::vector<Type>& types, Storage storage) {
+  std::vector<Storage> all;
+  for (auto type : types) {
+    all.push_back(type == Type::int32    ? Storage::i32
+                  : type == Type::uint32 ? Storage::u32
+                                         : storage);
+  }
+  return all;
+}
+
+}  // namespace
+
 std::string elementwise_source(const ElementwiseFormula& formula, const std::string& backend,
                                Storage storage) {
-  const ElementwiseForm form{std::vector<Storage>(formula.names.size(), storage),
+  const ElementwiseForm form{input_storages(formula.types, storage),
                              std::vector<Storage>(formula.roots.size(), storage),
                              std::vector<bool>(formula.names.size(), false), true};
   if (backend == "cuda") {
@@ -51,7 +66,7 @@ std::string elementwise_source(const ElementwiseFormula& formula, const std::str
 
 std::string rows_source(const RowFormula& formula, const std::string& backend, Storage storage,
                         int threads) {
-  const RowForm form{std::vector<Storage>(formula.names.size(), storage),
+  const RowForm form{input_storages(formula.types, storage),
                      std::vector<Storage>(formula.outputs.size(), storage),
                      threads > 0 ? threads : 256, true};
   if (backend == "cuda") {
