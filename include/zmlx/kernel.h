@@ -8,6 +8,7 @@
 #include "mlx/array.h"
 #include "mlx/utils.h"
 #include "zmlx/api.h"
+#include "zmlx/autotune.h"
 
 /// Kernels from formulas: an expression in C, written once, becomes a differentiable operation of
 /// MLX with a kernel for the CPU (a vectorised evaluator; no compiler at run time), CUDA and Metal.
@@ -51,6 +52,11 @@ class ZMLX_API Kernel {
                      const std::string& of = "value") const;
   /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
   std::string explain() const;
+
+  /// Measures how the CPU runs the kernel best on arrays like these (block size, threads), and runs
+  /// it so from now on for arrays of as many elements, up to a power of two. The choice is kept on
+  /// disk, see `autotune`.
+  AutotuneResult tune(const std::vector<mx::array>& inputs) const;
 
   const std::shared_ptr<const kernel::Definition>& definition() const { return definition_; }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "zmlx/autotune.h"
 #include "zmlx/explain.h"
 #include "zmlx/fast.h"
 #include "zmlx/kernel.h"

@@ -1,4 +1,5 @@
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -40,6 +41,22 @@ std::vector<mx::array> arrays_of(const zmlx::Kernel& kernel, const nb::args& arg
 }  // namespace
 
 void init_kernel(nb::module_& m) {
+  nb::class_<zmlx::AutotuneResult>(m, "AutotuneResult", "What autotune chose.")
+      .def_ro("best", &zmlx::AutotuneResult::best, "Number of the candidate.")
+      .def_ro("remembered", &zmlx::AutotuneResult::remembered,
+              "Whether it was measured before, by this process or another.")
+      .def_ro("seconds", &zmlx::AutotuneResult::seconds,
+              "The median of each candidate; empty if remembered.");
+  m.def(
+      "autotune",
+      [](size_t candidates, const std::function<void(size_t)>& run, const std::string& key,
+         double margin, int max_rounds, double max_seconds) {
+        return zmlx::autotune(candidates, run, {key, margin, max_rounds, max_seconds});
+      },
+      "candidates"_a, "run"_a, "key"_a, "margin"_a, "max_rounds"_a, "max_seconds"_a);
+  m.def("autotune_cache_directory", &zmlx::autotune_cache_directory);
+  m.def("clear_autotune_cache", &zmlx::clear_autotune_cache);
+
   nb::class_<zmlx::Kernel>(m, "Kernel",
                            "A kernel made of a formula: a differentiable function of arrays.")
       .def(
@@ -56,6 +73,14 @@ void init_kernel(nb::module_& m) {
            nb::sig("def source(self, backend: str, dtype: mlx.core.Dtype = mlx.core.float32, of: "
                    "str = 'value') -> str"),
            "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative.")
+      .def(
+          "tune",
+          [](const zmlx::Kernel& kernel, const nb::args& args) {
+            return kernel.tune(arrays_of(kernel, args));
+          },
+          "args"_a,
+          "Measures how the CPU runs the kernel best on arrays like these, and runs it so from now "
+          "on. The choice is kept on disk; see zmlx.autotune.")
       .def("explain", &zmlx::Kernel::explain,
            "The formula after simplification, its derivatives and how the CPU runs it, as text.")
       .def("__repr__", [](const zmlx::Kernel& kernel) {

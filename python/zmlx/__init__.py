@@ -21,6 +21,7 @@ _compatibility.check_bindings(_ext)
 
 from zmlx import fast, registry, testing  # noqa: E402
 from zmlx._explain import explain  # noqa: E402
+from zmlx.autotuning import autotune  # noqa: E402
 from zmlx.kernel import Kernel, elementwise, map_reduce, reduce  # noqa: E402
 from zmlx.kernel_jit import jit  # noqa: E402
 from zmlx.kernel_raw import cuda_kernel, metal_kernel  # noqa: E402
@@ -30,6 +31,7 @@ __version__ = _ext.build_info()["version"]
 __all__ = [
     "Kernel",
     "__version__",
+    "autotune",
     "cuda_kernel",
     "elementwise",
     "explain",

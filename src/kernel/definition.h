@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernel/tune.h"
 #include "mlx/array.h"
 #include "mlx/utils.h"
 
@@ -51,6 +52,8 @@ class Definition {
   const std::string& kind() const { return kind_; }
   const std::string& name() const { return name_; }
   const std::string& formula() const { return formula_; }
+  /// How the CPU runs it; kernels of derivatives have their own.
+  virtual TunedLaunches& launches() const = 0;
   Statistics& statistics() const { return *statistics_; }
   const std::shared_ptr<Statistics>& shared_statistics() const { return statistics_; }
 

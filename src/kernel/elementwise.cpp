@@ -45,7 +45,7 @@ void Elementwise::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   }
   ++kernel_->statistics()->calls;
   const auto& program = kernel_->program(stored);
-  ElementwiseCall call{program, {}, {}, {}, {}};
+  ElementwiseCall call{program, {}, {}, {}, kernel_->launches().get(outputs[0].size())};
   call.shape.assign(outputs[0].shape().begin(), outputs[0].shape().end());
   for (int number : program.inputs) {
     const auto& in = inputs[number];

@@ -121,6 +121,8 @@ class ElementwiseDefinition : public Definition {
     return elementwise_source(kernel_->gradient(all)->formula(), backend, storage);
   }
 
+  TunedLaunches& launches() const override { return kernel_->launches(); }
+
   std::string explain() const override {
     std::ostringstream out;
     const auto& formula = kernel_->formula();

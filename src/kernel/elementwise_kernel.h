@@ -50,6 +50,7 @@ class ElementwiseKernel {
   /// Tells kernels apart where they are compiled for a GPU.
   int64_t number() const { return number_; }
   const std::shared_ptr<Statistics>& statistics() const { return statistics_; }
+  TunedLaunches& launches() const { return launches_; }
 
  private:
   template <typename Make>
@@ -62,6 +63,7 @@ class ElementwiseKernel {
   std::optional<UserGradient> gradient_;
   std::shared_ptr<Statistics> statistics_;
   int64_t number_;
+  mutable TunedLaunches launches_;
   mutable std::mutex mutex_;
   mutable std::map<std::vector<Type>, std::unique_ptr<const Program>> programs_;
   mutable std::map<std::vector<int>, Ptr> gradients_, tangents_;

@@ -114,6 +114,8 @@ class RowDefinition : public Definition {
                        kernel->threadgroup());
   }
 
+  TunedLaunches& launches() const override { return kernel_->launches(); }
+
   std::string explain() const override {
     std::ostringstream out;
     describe(out, name(), kernel_->formula());

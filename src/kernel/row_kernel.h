@@ -33,6 +33,7 @@ class RowKernel {
   int threadgroup() const { return threadgroup_; }
   int64_t number() const { return number_; }
   const std::shared_ptr<Statistics>& statistics() const { return statistics_; }
+  TunedLaunches& launches() const { return launches_; }
 
  private:
   template <typename Map, typename Make>
@@ -45,6 +46,7 @@ class RowKernel {
   std::shared_ptr<Statistics> statistics_;
   int threadgroup_;
   int64_t number_;
+  mutable TunedLaunches launches_;
   mutable std::mutex mutex_;
   mutable std::map<std::vector<Type>, std::unique_ptr<const RowPlan>> row_plans_;
   mutable std::map<std::vector<Type>, std::unique_ptr<const ColumnPlan>> column_plans_;

@@ -79,6 +79,7 @@ void Rows::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
     call.inputs.push_back(std::move(array));
   }
   for (auto& out : outputs) call.outputs.push_back({out.data<char>(), storage_of(out.dtype())});
+  call.launch = kernel_->launches().get(call.rows() * call.length());
   auto& encoder = mx::cpu::get_command_encoder(stream());
   if (formula.splits() && call.length() >= kShortRow) {
     const auto& plan = kernel_->row_plan(stored);

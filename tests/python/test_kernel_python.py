@@ -202,3 +202,29 @@ def test_first_call_is_quick():
         mx.eval(zmlx.elementwise(f"x / (1 + exp(-x)) * {i}.125 + tanh(x * x) - log(1 + exp(x))")(x))
         times.append(time.perf_counter() - tic)
     assert sorted(times)[10] < 1e-3
+
+
+def test_autotune_chooses_and_remembers(tmp_path, monkeypatch):
+    import time
+
+    monkeypatch.setenv("ZMLX_CACHE_DIR", str(tmp_path))
+    calls = []
+
+    def work(x, wait):
+        calls.append(wait)
+        time.sleep(wait)
+        return x + 1
+
+    chosen = zmlx.autotune(work, [2e-3, 1e-4, 4e-3], args=(mx.ones(3),), key="work")
+    assert chosen == 1e-4 and len(calls) >= 6
+    calls.clear()
+    assert zmlx.autotune(work, [2e-3, 1e-4, 4e-3], args=(mx.ones(3),), key="work") == 1e-4
+    assert not calls and len(list(tmp_path.rglob("*.txt"))) == 1
+    assert zmlx.autotune(lambda a, b: time.sleep(b), [{"b": 1e-3}], args=(1,)) == {"b": 1e-3}
+    kernel = zmlx.elementwise("x * 2 + 3")
+    x = mx.random.normal((100_000,))
+    expected = kernel(x)
+    mx.eval(expected)
+    kernel.tune(x)
+    assert kernel.tune(x).remembered
+    assert mx.array_equal(kernel(x), expected)
