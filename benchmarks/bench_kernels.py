@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kernels made of formulas against MLX and a copy's bandwidth; the same as ``zmlx bench kernels``."""
+"""Kernels of formulas against MLX and a copy's bandwidth; the same as ``zmlx bench kernels``."""
 
 import sys
 

@@ -85,7 +85,9 @@ class Walker {
   }
 
   /// Points to a program's inputs from element `start` of the row on.
-  void read(const Program& program, size_t row, size_t start, size_t count) {
+  /// @return the inputs of which the next block, or the next row, is worth fetching meanwhile.
+  uint64_t read(const Program& program, size_t row, size_t start, size_t count) {
+    uint64_t ahead = 0;
     for (size_t i = 0; i < program.inputs.size(); ++i) {
       const int number = program.inputs[i];
       if (number >= plan_.first_buffer) {
@@ -97,12 +99,14 @@ class Walker {
       const bool as_is = in.storage == Storage::f32 || in.type != Type::float32;
       if (as_is && count % kBlockUnit == 0 && is_contiguous(in)) {
         pointers_[i] = static_cast<const uint32_t*>(in.data) + at;
+        if (i < 64 && stream_) ahead |= uint64_t{1} << i;
         continue;
       }
       auto* copy = copies_.get() + static_cast<size_t>(number) * (block_ + kBlockUnit);
       read_block(in, call_.shapes[number], at, count, copy);
       pointers_[i] = copy;
     }
+    return ahead;
   }
 
   void sweep(size_t row, const Sweep& sweep, BlockRunner& runner) {
@@ -115,8 +119,8 @@ class Walker {
     }
     for (size_t start = 0; start < length_; start += block_) {
       const size_t count = std::min(block_, length_ - start);
-      read(sweep.program, row, start, count);
-      runner.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit);
+      const uint64_t ahead = read(sweep.program, row, start, count);
+      runner.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit, ahead);
       for (size_t i = 0; i < sweep.passes.size(); ++i) {
         const auto& pass = passes[sweep.passes[i]];
         reduce_block(*pass.op, pass.type, runner.output(i), count, partials(i));
@@ -138,8 +142,8 @@ class Walker {
     set_uniforms(runner, plan_.elements);
     for (size_t start = 0; start < length_; start += block_) {
       const size_t count = std::min(block_, length_ - start);
-      read(plan_.elements, row, start, count);
-      runner.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit);
+      const uint64_t ahead = read(plan_.elements, row, start, count);
+      runner.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit, ahead);
       for (size_t o = 0; o < plan_.element_outputs.size(); ++o) {
         const auto& out = call_.outputs[plan_.element_outputs[o]];
         store_block(

@@ -20,9 +20,9 @@ from zmlx.table import format_table
 
 _DESCRIPTION = """\
 Times kernels made of formulas on float32 arrays against MLX's composition of the same formula, with
-the machine's copy bandwidth measured in between, and what a first and a later call of a small kernel
-cost. MLX's cache is made large enough to hold outputs and temporaries of both, so that neither waits
-for the system to map pages.
+the machine's copy bandwidth measured in between, and what a first and a later call of a small
+kernel cost. MLX's cache is made large enough to hold outputs and temporaries of both, so that
+neither waits for the system to map pages.
 """
 
 
