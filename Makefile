@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/.ready
 
-.PHONY: help demo test test-cpp test-python test-metal build bench lint format asan wheel clean
+.PHONY: help demo test test-cpp test-python test-metal build bench lint format asan fuzz wheel clean
 help:
 	@echo "make demo    validate and time the model in models/, stock against patched"
 	@echo "make test    all tests, C++ and Python"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   the benchmarks behind the README's tables (tens of minutes; needs a quiet machine)"
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
 	@echo "make asan    C++ tests under address and undefined-behaviour sanitizers (some five minutes)"
+	@echo "make fuzz    the parser of kernel expressions under libFuzzer, 25 seconds (needs clang)"
 	@echo "make wheel   a wheel in dist/, installed into a fresh environment and tried"
 	@echo "make evidence  unit tests, bit identity, a long validation and the layer benchmark, on a GPU if there is one"
 	@echo "make macos   the macOS wheel in dist/macos/, cross-built on Linux and checked (docs/macos.md)"
@@ -59,6 +60,9 @@ asan: $(STAMP)
 	cmake --preset asan -DPython_EXECUTABLE="$(CURDIR)/$(PY)"
 	cmake --build build/asan
 	cd build/asan && ctest --output-on-failure -j2 --no-tests=error
+
+fuzz:
+	bash scripts/fuzz.sh
 
 wheel: $(STAMP)
 	bash scripts/wheel.sh "$(PY)"

@@ -15,6 +15,7 @@ if "$python" -c 'import zmlx._ext as z, sys; sys.exit(not z.cpu_target().startsw
   layer --seq-lens 1,64 --cpu-target AVX2 --no-stock-bf16 0
 fi
 "$python" benchmarks/bench_add_rms_norm.py --capsule "$capsules"
+"$python" benchmarks/bench_kernels.py --capsule "$capsules"
 "$python" benchmarks/bench_decode.py --capsule "$capsules"
 "$python" benchmarks/readme_table.py --write README.md
 "$python" benchmarks/readme_demo.py README.md

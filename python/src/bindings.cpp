@@ -8,6 +8,7 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 void init_fast(nb::module_& m);
+void init_kernel(nb::module_& m);
 void init_moe_block(nb::module_& m);
 
 namespace zmlx::python {
@@ -22,6 +23,7 @@ NB_MODULE(_ext, m) {
 
   auto fast = m.def_submodule("fast", "Fused primitives.");
   init_fast(fast);
+  init_kernel(m);
   init_moe_block(m);
   zmlx::python::init_attention(m);
   zmlx::python::init_short_conv(m);

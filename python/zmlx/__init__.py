@@ -1,4 +1,5 @@
-"""Fused mixture-of-experts primitives for MLX, and ``patch`` to put them under mlx-lm's models."""
+"""Fused mixture-of-experts primitives for MLX, ``patch`` to put them under mlx-lm's models, and
+kernels made of formulas."""
 
 from zmlx import _compatibility
 
@@ -18,9 +19,27 @@ except ImportError as error:
 _compatibility.check_versions(_ext.build_info()["mlx_version"], _mx.__version__)
 _compatibility.check_bindings(_ext)
 
-from zmlx import fast  # noqa: E402
+from zmlx import fast, registry, testing  # noqa: E402
 from zmlx._explain import explain  # noqa: E402
+from zmlx.autotuning import autotune  # noqa: E402
+from zmlx.kernel import Kernel, elementwise, map_reduce, reduce  # noqa: E402
+from zmlx.kernel_jit import jit  # noqa: E402
+from zmlx.kernel_raw import cuda_kernel, metal_kernel  # noqa: E402
 
 __version__ = _ext.build_info()["version"]
 
-__all__ = ["__version__", "explain", "fast"]
+__all__ = [
+    "Kernel",
+    "__version__",
+    "autotune",
+    "cuda_kernel",
+    "elementwise",
+    "explain",
+    "fast",
+    "jit",
+    "map_reduce",
+    "metal_kernel",
+    "reduce",
+    "registry",
+    "testing",
+]

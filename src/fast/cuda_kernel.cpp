@@ -32,6 +32,7 @@ const char* parameter_type(mx::Dtype type) {
   if (type == mx::float16) return "zmlx::f16";
   if (type == mx::bfloat16) return "zmlx::bf16";
   if (type == mx::uint32) return "zmlx::u32";
+  if (type == mx::int32) return "int";
   if (type == mx::uint8) return "zmlx::u8";
   throw std::logic_error("[zmlx] no kernel takes an array of this type.");
 }

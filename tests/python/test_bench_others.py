@@ -76,6 +76,10 @@ def example_capsules():
         "dtype": "float32", "seconds": 0.01, "bytes_per_second": 27e9,
         "share_of_copy_bandwidth": 0.9, "stock_over_fused": 2.5,
     }  # fmt: skip
+    kernel = {
+        "formula": "geglu", "length": 0, "seconds": 0.012, "bytes_per_second": 26e9,
+        "share_of_copy_bandwidth": 0.92, "stock_over_kernel": 8.5,
+    }  # fmt: skip
     speed = {
         "dtype": "float32", "prompt_stock": 150.0, "prompt_patched": 900.0, "prompt_ratio": 6.0,
         "decode_stock": 110.0, "decode_patched": 330.0, "decode_ratio": 3.0,
@@ -100,6 +104,7 @@ def example_capsules():
     for kind, parameters, results in (
         ("moe_layer", {"shape": shape}, {"cases": [layer]}),
         ("add_rms_norm", {"megabytes": 64}, {"cases": [norm]}),
+        ("kernels", {"megabytes": 64}, {"cases": [kernel]}),
         ("decode", {"model": "tiny"}, {"format": "4-bit", "cases": [speed],
                                        "memory": {"float32": peaks}}),
         ("validate", {"model": "tiny"}, {"formats": [entry]}),
@@ -124,6 +129,7 @@ def capsule_folder(tmp_path):
 def test_every_number_of_the_tables_comes_from_a_capsule(capsule_folder):
     text = report.capsule_tables(capsule_folder)
     for found in ("| 1.00 | 25.0 | 85 % | 88 | 312x | 31x |", "| 10.00 | 27.0 | 90 % | 2.5x |",
+                  "| geglu | 64 MiB | 12.00 | 26.0 | 92 % | 8.5x |",
                   "| 110.0 | 330.0 | 3.0x | +1.2 % |", "500 identical (float32)",
                   "| 4 | 120 | 40 | 3.0x | 170 | 90 | yes |",
                   "| 4 | 120 | 40 | 3.0x | 5.5 | yes |",

@@ -3,3 +3,7 @@
 Every one measures stock and fused code side by side in one run, together with the machine's
 bandwidth, and can write a repro capsule (:mod:`zmlx.capsule`).
 """
+
+from zmlx.bench.compare import compare
+
+__all__ = ["compare"]

@@ -146,6 +146,23 @@ def _norm_table(capsules: list[dict[str, Any]]) -> list[str]:
     return markdown_table(header, rows, right=range(2, len(header)))
 
 
+def _kernels_table(capsules: list[dict[str, Any]]) -> list[str]:
+    header = ["Formula", "Inputs", "Time, ms", "GB/s", "of copy bandwidth", "vs MLX"]
+    rows = [
+        [
+            case["formula"] + (f", rows of {case['length']}" if case["length"] else ""),
+            f"{capsule['parameters']['megabytes']} MiB",
+            f"{1e3 * case['seconds']:.2f}",
+            f"{case['bytes_per_second'] / 1e9:.1f}",
+            f"{100 * case['share_of_copy_bandwidth']:.0f} %",
+            _times(case["stock_over_kernel"]),
+        ]
+        for capsule in capsules
+        for case in capsule["results"]["cases"]
+    ]
+    return markdown_table(header, rows, right=range(2, len(header)))
+
+
 def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
     header = ["Model", "Weights", "Type", "", "Stock, tokens/s", "Patched, tokens/s", "Ratio",
               "Peak memory", "Same tokens"]  # fmt: skip
@@ -227,6 +244,7 @@ _TABLES = {
     "cuda_chain": ("The same chains from C++", _program_table),
     "moe_layer": ("One MoE layer", _layer_table),
     "add_rms_norm": ("`add_rms_norm`", _norm_table),
+    "kernels": ("Kernels made of formulas, float32", _kernels_table),
     "decode": ("Decoding of a whole model", _decode_table),
     "validate": ("Validation", _validate_table),
 }

@@ -1,0 +1,88 @@
+#include "kernel/arrays.h"
+
+#include <sstream>
+#include <stdexcept>
+
+#include "mlx/allocator.h"
+#include "mlx/ops.h"
+
+namespace zmlx::kernel {
+
+bool is_stored(mx::Dtype type) {
+  return type == mx::float32 || type == mx::float16 || type == mx::bfloat16 || type == mx::int32 ||
+         type == mx::uint32;
+}
+
+Storage storage_of(mx::Dtype type) {
+  if (type == mx::float16) return Storage::f16;
+  if (type == mx::bfloat16) return Storage::bf16;
+  if (type == mx::int32) return Storage::i32;
+  return type == mx::uint32 ? Storage::u32 : Storage::f32;
+}
+
+mx::Dtype dtype_of(Storage storage) {
+  constexpr mx::Dtype kTypes[] = {mx::float32, mx::float16, mx::bfloat16, mx::int32, mx::uint32};
+  return kTypes[static_cast<int>(storage)];
+}
+
+mx::array readable(const mx::array& input, Type type, const std::string& kernel,
+                   const mx::Stream& s) {
+  const auto dtype = input.dtype();
+  if (mx::issubdtype(dtype, mx::complexfloating)) {
+    throw std::invalid_argument("[" + kernel + "] kernels take no complex arrays.");
+  }
+  if (type == Type::int32) return mx::astype(input, mx::int32, s);
+  if (type == Type::uint32) return mx::astype(input, mx::uint32, s);
+  if (is_stored(dtype)) return input;
+  const bool small = dtype.size() <= 2 && !mx::issubdtype(dtype, mx::floating);
+  return mx::astype(input, small ? mx::int32 : mx::float32, s);
+}
+
+mx::Dtype written_type(mx::Dtype result) {
+  if (is_stored(result)) return result;
+  if (mx::issubdtype(result, mx::floating)) return mx::float32;
+  return mx::issubdtype(result, mx::unsignedinteger) ? mx::uint32 : mx::int32;
+}
+
+Type stored_as(mx::Dtype written) {
+  if (written == mx::int32) return Type::int32;
+  return written == mx::uint32 ? Type::uint32 : Type::float32;
+}
+
+Type compute_type(const std::optional<mx::Dtype>& dtype, const std::string& kernel) {
+  if (!dtype || mx::issubdtype(*dtype, mx::floating)) return Type::float32;
+  if (*dtype == mx::int32) return Type::int32;
+  if (*dtype == mx::uint32) return Type::uint32;
+  std::ostringstream message;
+  message << "[" << kernel << "] compute_dtype must be a float type, int32 or uint32, but is "
+          << *dtype << ".";
+  throw std::invalid_argument(message.str());
+}
+
+void allocate_output(mx::array& out, const mx::array* donor) {
+  if (donor) return out.copy_shared_buffer(*donor);
+  constexpr size_t kAlign = 64;  // MLX's CPU allocator aligns to 8 bytes only
+  auto buffer = mx::allocator::malloc(out.nbytes() + kAlign);
+  const auto address = reinterpret_cast<uintptr_t>(buffer.buffer().raw_ptr());
+  const auto offset = static_cast<int64_t>((kAlign - address % kAlign) % kAlign);
+  mx::Strides strides(out.ndim(), 1);
+  for (int i = static_cast<int>(out.ndim()) - 2; i >= 0; --i) {
+    strides[i] = strides[i + 1] * out.shape(i + 1);
+  }
+  size_t longer_than_one = 0;
+  for (auto n : out.shape()) longer_than_one += n > 1;
+  out.set_data(std::move(buffer), out.size(), std::move(strides),
+               {true, true, longer_than_one <= 1}, offset);
+}
+
+const mx::array* donor_for(const mx::array& out, const std::vector<mx::array>& inputs) {
+  for (const auto& in : inputs) {
+    if (in.is_donatable() && in.flags().row_contiguous && in.itemsize() == out.itemsize() &&
+        in.shape() == out.shape() && in.data_size() == in.size()) {
+      return &in;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace zmlx::kernel

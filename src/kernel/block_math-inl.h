@@ -1,0 +1,459 @@
+// Functions of float32 vectors. tests/cpp/kernel_blocks_test.cpp holds their errors to what
+// docs/kernels.md states.
+
+#if defined(ZMLX_KERNEL_BLOCK_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ZMLX_KERNEL_BLOCK_MATH_INL_H_
+#undef ZMLX_KERNEL_BLOCK_MATH_INL_H_
+#else
+#define ZMLX_KERNEL_BLOCK_MATH_INL_H_
+#endif
+
+#include <cmath>
+#include <limits>
+
+#include "cpu/scalar-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace zmlx::kernel::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using cpu::HWY_NAMESPACE::DF;
+using cpu::HWY_NAMESPACE::DI;
+using cpu::HWY_NAMESPACE::DU;
+using cpu::HWY_NAMESPACE::kLanes;
+using cpu::HWY_NAMESPACE::VF;
+using VI = hn::Vec<DI>;
+using MF = hn::Mask<DF>;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+HWY_INLINE VF Number(float value) { return hn::Set(DF(), value); }
+HWY_INLINE VF Choose(MF mask, VF yes, VF no) { return hn::IfThenElse(mask, yes, no); }
+/// `result`, but NaN where `x` is.
+HWY_INLINE VF KeepNaN(VF x, VF result) { return Choose(hn::Eq(x, x), result, x); }
+
+/// c[0] + x * (c[1] + x * (...)).
+template <size_t kCount>
+HWY_INLINE VF Polynomial(VF x, const float (&c)[kCount]) {
+  VF sum = Number(c[kCount - 1]);
+  for (size_t i = kCount - 1; i-- > 0;) sum = hn::MulAdd(sum, x, Number(c[i]));
+  return sum;
+}
+
+/// value * 2^k, in two steps so that subnormal and infinite results come out right.
+HWY_INLINE VF Scale(VF value, VI k) {
+  const DF df;
+  const DI di;
+  const auto half = hn::ShiftRight<1>(k);
+  const auto rest = hn::Sub(k, half);
+  const auto power = [&](VI n) HWY_ATTR {
+    return hn::BitCast(df, hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127))));
+  };
+  return hn::Mul(hn::Mul(value, power(half)), power(rest));
+}
+
+/// (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2: coefficients of Cephes' expf.
+HWY_INLINE VF ExpTail(VF r) {
+  return Polynomial(r, {5.0000001201e-1f, 1.6666665459e-1f, 4.1665795894e-2f, 8.3334519073e-3f,
+                        1.3981999507e-3f, 1.9875691500e-4f});
+}
+
+/// x = k * ln(2) + r.
+HWY_INLINE VF ReduceExp(VF x, VF& r) {
+  const auto k = hn::Round(hn::Mul(x, Number(1.44269504088896341f)));
+  r = hn::NegMulAdd(k, Number(0.693359375f), x);
+  r = hn::NegMulAdd(k, Number(-2.12194440e-4f), r);
+  return k;
+}
+
+HWY_INLINE VF Clamped(VF x, float low, float high) {
+  return hn::Min(hn::Max(x, Number(low)), Number(high));
+}
+
+HWY_INLINE VF Exp(VF x) {
+  VF r;
+  const auto k = ReduceExp(Clamped(x, -104.0f, 89.0f), r);
+  const auto p = hn::Add(hn::MulAdd(hn::Mul(r, r), ExpTail(r), r), Number(1));
+  return KeepNaN(x, Scale(p, hn::ConvertTo(DI(), k)));
+}
+
+HWY_INLINE VF Exp2(VF x) {
+  const auto clamped = Clamped(x, -151.0f, 129.0f);
+  const auto k = hn::Round(clamped);
+  const auto r = hn::Mul(hn::Sub(clamped, k), Number(0.693147180559945f));
+  const auto p = hn::Add(hn::MulAdd(hn::Mul(r, r), ExpTail(r), r), Number(1));
+  return KeepNaN(x, Scale(p, hn::ConvertTo(DI(), k)));
+}
+
+/// 2^k * (exp(r) - 1) + (2^k - 1), at half the size so that the largest results fit.
+HWY_INLINE VF Expm1(VF x) {
+  const DI di;
+  VF r;
+  const auto k = ReduceExp(Clamped(x, -20.0f, 89.0f), r);
+  const auto tail = hn::MulAdd(hn::Mul(r, r), ExpTail(r), r);
+  const auto exponent = hn::Add(hn::ConvertTo(di, k), hn::Set(di, 126));
+  const auto half = hn::BitCast(DF(), hn::ShiftLeft<23>(exponent));
+  const auto result = hn::MulAdd(half, tail, hn::Sub(half, Number(0.5f)));
+  return KeepNaN(x, Choose(hn::Eq(x, hn::Zero(DF())), x, hn::Add(result, result)));
+}
+
+/// x = m * 2^e with m in [sqrt(1/2), sqrt(2)); returns log(m) as `f` + the result, f = m - 1.
+/// Coefficients of Cephes' logf.
+HWY_INLINE VF ReduceLog(VF x, VF& f, VF& e) {
+  const DF df;
+  const DI di;
+  const auto tiny = hn::Lt(x, Number(1.17549435e-38f));
+  const auto normal = Choose(tiny, hn::Mul(x, Number(0x1p25f)), x);
+  const auto bits = hn::BitCast(di, normal);
+  // Centres the exponent on sqrt(1/2).
+  const auto shifted = hn::Sub(bits, hn::Set(di, 0x3F3504F3));
+  const auto exponent = hn::ShiftRight<23>(shifted);
+  const auto m = hn::BitCast(df, hn::Sub(bits, hn::ShiftLeft<23>(exponent)));
+  e = hn::Sub(hn::ConvertTo(df, exponent), hn::IfThenElseZero(tiny, Number(25.0f)));
+  f = hn::Sub(m, Number(1));
+  const auto p = Polynomial(f, {3.3333331174e-1f, -2.4999993993e-1f, 2.0000714765e-1f,
+                                -1.6668057665e-1f, 1.4249322787e-1f, -1.2420140846e-1f,
+                                1.1676998740e-1f, -1.1514610310e-1f, 7.0376836292e-2f});
+  const auto squared = hn::Mul(f, f);
+  return hn::NegMulAdd(Number(0.5f), squared, hn::Mul(hn::Mul(squared, f), p));
+}
+
+/// The result, but what logarithms are at 0, below, at infinity and NaN.
+HWY_INLINE VF LogEnds(VF x, VF result) {
+  result = Choose(hn::Lt(x, Number(kInfinity)), result, x);  // infinity and NaN
+  result = Choose(hn::Eq(x, Number(0)), Number(-kInfinity), result);
+  return Choose(hn::Lt(x, Number(0)), Number(kNaN), result);
+}
+
+HWY_INLINE VF Log(VF x) {
+  VF f, e;
+  auto y = ReduceLog(x, f, e);
+  y = hn::MulAdd(e, Number(-2.12194440e-4f), y);
+  return LogEnds(x, hn::MulAdd(e, Number(0.693359375f), hn::Add(f, y)));
+}
+
+HWY_INLINE VF Log2(VF x) {
+  VF f, e;
+  const auto y = hn::Add(ReduceLog(x, f, e), f);
+  return LogEnds(x, hn::MulAdd(y, Number(1.44269504088896341f), e));
+}
+
+HWY_INLINE VF Log10(VF x) {
+  VF f, e;
+  auto y = hn::Mul(hn::Add(ReduceLog(x, f, e), f), Number(0.434294481903251828f));
+  y = hn::MulAdd(e, Number(2.48745663981e-4f), y);
+  return LogEnds(x, hn::MulAdd(e, Number(3.0078125e-1f), y));
+}
+
+/// log(u) with u = 1 + x, and what u lost in rounding.
+HWY_INLINE VF Log1p(VF x) {
+  const auto u = hn::Add(x, Number(1));
+  const auto lost = hn::Div(hn::Sub(x, hn::Sub(u, Number(1))), u);
+  const auto inside = hn::And(hn::Gt(u, Number(0)), hn::Lt(u, Number(kInfinity)));
+  const auto result = hn::Add(Log(u), hn::IfThenElseZero(inside, lost));
+  return Choose(hn::Eq(x, Number(0)), x, result);  // keeps -0
+}
+
+HWY_INLINE VF Sigmoid(VF x) {
+  const auto z = Exp(hn::Neg(hn::Abs(x)));
+  const auto s = hn::Div(Number(1), hn::Add(Number(1), z));
+  return Choose(hn::Lt(x, Number(0)), hn::Mul(z, s), s);
+}
+
+HWY_INLINE VF Softplus(VF x) {
+  const auto tail = Log1p(Exp(hn::Neg(hn::Abs(x))));
+  return hn::Add(Choose(hn::Gt(x, Number(0)), x, Number(0)), tail);
+}
+
+/// Below 0.625 Cephes' tanhf polynomial, above 1 - 2 / (exp(2x) + 1).
+HWY_INLINE VF Tanh(VF x) {
+  const auto a = hn::Abs(x);
+  const auto z = hn::Mul(x, x);
+  const auto p = Polynomial(z, {-3.33332819422e-1f, 1.33314422036e-1f, -5.37397155531e-2f,
+                                2.06390887954e-2f, -5.70498872745e-3f});
+  const auto small = hn::MulAdd(hn::Mul(p, z), x, x);
+  const auto e = Exp(hn::Add(a, a));
+  const auto large = hn::Sub(Number(1), hn::Div(Number(2), hn::Add(e, Number(1))));
+  return Choose(hn::Lt(a, Number(0.625f)), small, hn::CopySign(large, x));
+}
+
+/// Two polynomials, in x^2 below 0.93 and of the exponent of 1 - erf above.
+HWY_INLINE VF Erf(VF x) {
+  const auto a = hn::Abs(x);
+  const auto z = hn::Mul(x, x);
+  const auto p = Polynomial(z, {1.28379166e-1f, -3.76125336e-1f, 1.12819925e-1f, -2.67681349e-2f,
+                                4.99119423e-3f, -5.96761703e-4f});
+  const auto small = hn::MulAdd(p, x, x);
+  const auto t = hn::Min(a, Number(4.5f));
+  const auto r = Polynomial(t, {-1.28717512e-1f, -6.34846687e-1f, -1.06777877e-1f, 2.42546219e-2f,
+                                -3.88396438e-3f, 3.83197126e-4f, -1.72853470e-5f});
+  const auto q = hn::MulSub(r, t, t);
+  const auto large = hn::Sub(Number(1), Exp(q));
+  return KeepNaN(x, Choose(hn::Lt(a, Number(0.927734375f)), small, hn::CopySign(large, x)));
+}
+
+HWY_INLINE VF Sinh(VF x) {
+  const auto a = hn::Abs(x);
+  const auto z = hn::Mul(x, x);
+  const auto p = Polynomial(z, {1.66667160211e-1f, 8.33028376239e-3f, 2.03721912945e-4f});
+  const auto small = hn::MulAdd(hn::Mul(p, z), x, x);
+  const auto e = Expm1(hn::Min(a, Number(20)));
+  const auto middle = hn::Mul(Number(0.5f), hn::Add(e, hn::Div(e, hn::Add(e, Number(1)))));
+  const auto root = Exp(hn::Mul(a, Number(0.5f)));
+  const auto large = hn::Mul(hn::Mul(Number(0.5f), root), root);
+  const auto result = Choose(hn::Lt(a, Number(20)), middle, large);
+  return Choose(hn::Lt(a, Number(1)), small, hn::CopySign(result, x));
+}
+
+HWY_INLINE VF Cosh(VF x) {
+  const auto a = hn::Abs(x);
+  const auto e = Exp(hn::Min(a, Number(20)));
+  const auto middle = hn::Mul(Number(0.5f), hn::Add(e, hn::Div(Number(1), e)));
+  const auto root = Exp(hn::Mul(a, Number(0.5f)));
+  const auto large = hn::Mul(hn::Mul(Number(0.5f), root), root);
+  return KeepNaN(x, Choose(hn::Lt(a, Number(20)), middle, large));
+}
+
+/// Cephes' asinf for |x| <= 1/2; `z` is x^2.
+HWY_INLINE VF AsinSmall(VF x, VF z) {
+  const auto p = Polynomial(z, {1.6666752422e-1f, 7.4953002686e-2f, 4.5470025998e-2f,
+                                2.4181311049e-2f, 4.2163199048e-2f});
+  return hn::MulAdd(hn::Mul(p, z), x, x);
+}
+
+constexpr float kPi = 3.14159265358979f, kHalfPi = 1.57079632679490f;
+
+HWY_INLINE VF Asin(VF x) {
+  const auto a = hn::Abs(x);
+  const auto wide = hn::Gt(a, Number(0.5f));
+  const auto z = Choose(wide, hn::Mul(Number(0.5f), hn::Sub(Number(1), a)), hn::Mul(a, a));
+  const auto root = AsinSmall(Choose(wide, hn::Sqrt(z), a), z);
+  const auto result = Choose(wide, hn::NegMulAdd(Number(2), root, Number(kHalfPi)), root);
+  return KeepNaN(x, hn::CopySign(result, x));
+}
+
+HWY_INLINE VF Acos(VF x) {
+  const auto a = hn::Abs(x);
+  const auto wide = hn::Gt(a, Number(0.5f));
+  const auto z = Choose(wide, hn::Mul(Number(0.5f), hn::Sub(Number(1), a)), hn::Mul(a, a));
+  const auto root = AsinSmall(Choose(wide, hn::Sqrt(z), x), z);
+  const auto twice = hn::Add(root, root);
+  const auto far = Choose(hn::Lt(x, Number(0)), hn::Sub(Number(kPi), twice), twice);
+  return Choose(wide, far, hn::Sub(Number(kHalfPi), root));
+}
+
+/// Cephes' atanf for 0 <= a.
+HWY_INLINE VF AtanPositive(VF a) {
+  const auto large = hn::Gt(a, Number(2.41421356f));
+  const auto middle = hn::Gt(a, Number(0.414213562f));
+  const auto one = Number(1);
+  const auto above = Choose(large, Number(-1), hn::Sub(a, one));
+  const auto below = Choose(large, a, hn::Add(a, one));
+  const auto t = Choose(middle, hn::Div(above, below), a);
+  const auto base =
+      Choose(large, Number(kHalfPi), Choose(middle, Number(0.785398163397448f), Number(0)));
+  const auto z = hn::Mul(t, t);
+  const auto p =
+      Polynomial(z, {-3.33329491539e-1f, 1.99777106478e-1f, -1.38776856032e-1f, 8.05374449538e-2f});
+  return hn::Add(base, hn::MulAdd(hn::Mul(p, z), t, t));
+}
+
+HWY_INLINE VF Atan(VF x) { return KeepNaN(x, hn::CopySign(AtanPositive(hn::Abs(x)), x)); }
+
+HWY_INLINE VF Atan2(VF y, VF x) {
+  const auto ax = hn::Abs(x), ay = hn::Abs(y);
+  const auto larger = hn::Max(ax, ay), smaller = hn::Min(ax, ay);
+  // Of two zeros and of two infinities the quotient is not what is wanted.
+  auto quotient = hn::Div(smaller, larger);
+  quotient = Choose(hn::Eq(larger, Number(0)), Number(0), quotient);
+  quotient = Choose(hn::Eq(smaller, Number(kInfinity)), Number(1), quotient);
+  auto angle = AtanPositive(quotient);
+  angle = Choose(hn::Gt(ay, ax), hn::Sub(Number(kHalfPi), angle), angle);
+  const auto left = hn::Lt(hn::CopySign(Number(1), x), Number(0));
+  angle = Choose(left, hn::Sub(Number(kPi), angle), angle);
+  return KeepNaN(x, KeepNaN(y, hn::CopySign(angle, y)));
+}
+
+HWY_INLINE VF Asinh(VF x) {
+  const auto a = hn::Abs(x);
+  const auto z = hn::Mul(a, a);
+  const auto root = hn::Sqrt(hn::Add(z, Number(1)));
+  const auto t = hn::Add(a, hn::Div(z, hn::Add(Number(1), root)));
+  const auto huge = hn::Gt(a, Number(1e10f));
+  const auto l = Log1p(Choose(huge, a, t));
+  return hn::CopySign(Choose(huge, hn::Add(l, Number(0.693147180559945f)), l), x);
+}
+
+HWY_INLINE VF Acosh(VF x) {
+  const auto t = hn::Sub(x, Number(1));
+  const auto root = hn::Sqrt(hn::MulAdd(t, t, hn::Add(t, t)));
+  const auto huge = hn::Gt(x, Number(1e10f));
+  const auto l = Log1p(Choose(huge, x, hn::Add(t, root)));
+  const auto result = Choose(huge, hn::Add(l, Number(0.693147180559945f)), l);
+  return Choose(hn::Lt(x, Number(1)), Number(kNaN), result);
+}
+
+HWY_INLINE VF Atanh(VF x) {
+  const auto a = hn::Abs(x);
+  const auto t = hn::Div(hn::Add(a, a), hn::Sub(Number(1), a));
+  return hn::CopySign(hn::Mul(Number(0.5f), Log1p(t)), x);
+}
+
+HWY_INLINE VF Sign(VF x) {
+  const auto one = hn::CopySign(Number(1), x);
+  return Choose(hn::Eq(x, Number(0)), x, KeepNaN(x, one));
+}
+
+/// Halves away from zero.
+HWY_INLINE VF RoundAway(VF x) {
+  const auto whole = hn::Trunc(x);
+  const auto up = hn::Ge(hn::Abs(hn::Sub(x, whole)), Number(0.5f));
+  return hn::Add(whole, hn::IfThenElseZero(up, hn::CopySign(Number(1), x)));
+}
+
+/// Of a number and a NaN the number.
+HWY_INLINE VF Maximum(VF a, VF b) { return Choose(hn::Gt(a, b), a, Choose(hn::Eq(b, b), b, a)); }
+HWY_INLINE VF Minimum(VF a, VF b) { return Choose(hn::Lt(a, b), a, Choose(hn::Eq(b, b), b, a)); }
+
+// What follows goes through float64, half a vector at a time.
+
+using DD = hn::Repartition<double, DF>;
+using VD = hn::Vec<DD>;
+using DFHalf = hn::Half<DF>;
+
+HWY_INLINE VD Real(double value) { return hn::Set(DD(), value); }
+
+template <typename F>
+HWY_INLINE VF InDoubles(VF a, VF b, const F& f) {
+  const DD dd;
+  const DFHalf half;
+  const auto low =
+      f(hn::PromoteTo(dd, hn::LowerHalf(half, a)), hn::PromoteTo(dd, hn::LowerHalf(half, b)));
+  const auto high =
+      f(hn::PromoteTo(dd, hn::UpperHalf(half, a)), hn::PromoteTo(dd, hn::UpperHalf(half, b)));
+  return hn::Combine(DF(), hn::DemoteTo(half, high), hn::DemoteTo(half, low));
+}
+
+/// Lane by lane, for arguments that vectors do not take.
+template <typename F>
+HWY_NOINLINE VF EachLane(VF a, VF b, const F& f) {
+  const DF df;
+  HWY_ALIGN float x[kLanes], y[kLanes];
+  hn::Store(a, df, x);
+  hn::Store(b, df, y);
+  for (size_t i = 0; i < kLanes; ++i) x[i] = f(x[i], y[i]);
+  return hn::Load(df, x);
+}
+
+/// x = n * pi / 2 + r, for |x| <= 1e6.
+HWY_INLINE VF ReduceAngle(VF x, VI& quadrant) {
+  const auto n = hn::Round(hn::Mul(x, Number(0.636619772367581f)));
+  quadrant = hn::ConvertTo(DI(), n);
+  return InDoubles(x, n, [](VD angle, VD count) HWY_ATTR {
+    const auto r = hn::NegMulAdd(count, Real(1.57079632673412561417e+00), angle);
+    return hn::NegMulAdd(count, Real(6.07710050650619224932e-11), r);
+  });
+}
+
+/// Cephes' sinf and cosf for |r| <= pi / 4.
+HWY_INLINE VF SinSmall(VF r, VF z) {
+  const auto p = Polynomial(z, {-1.6666654611e-1f, 8.3321608736e-3f, -1.9515295891e-4f});
+  return hn::MulAdd(hn::Mul(p, z), r, r);
+}
+HWY_INLINE VF CosSmall(VF z) {
+  const auto p =
+      Polynomial(z, {4.166664568298827e-2f, -1.388731625493765e-3f, 2.443315711809948e-5f});
+  const auto tail = hn::Mul(hn::Mul(p, z), z);
+  return hn::Add(hn::NegMulAdd(Number(0.5f), z, Number(1)), tail);
+}
+
+/// sin(x + shift * pi / 2).
+HWY_INLINE VF SinShifted(VF x, int32_t shift) {
+  const DI di;
+  VI quadrant;
+  const auto r = ReduceAngle(x, quadrant);
+  quadrant = hn::Add(quadrant, hn::Set(di, shift));
+  const auto z = hn::Mul(r, r);
+  const auto odd = hn::TestBit(quadrant, hn::Set(di, 1));
+  const auto value = Choose(hn::RebindMask(DF(), odd), CosSmall(z), SinSmall(r, z));
+  const auto sign = hn::ShiftLeft<30>(hn::And(quadrant, hn::Set(di, 2)));
+  return hn::Xor(value, hn::BitCast(DF(), sign));
+}
+
+/// Whether vectors take all the angles.
+HWY_INLINE bool AnglesFit(VF x) { return hn::AllTrue(DF(), hn::Le(hn::Abs(x), Number(1e6f))); }
+
+HWY_INLINE VF Sin(VF x) {
+  if (HWY_LIKELY(AnglesFit(x))) return SinShifted(x, 0);
+  return EachLane(x, x, [](float a, float) { return std::sin(a); });
+}
+HWY_INLINE VF Cos(VF x) {
+  if (HWY_LIKELY(AnglesFit(x))) return SinShifted(x, 1);
+  return EachLane(x, x, [](float a, float) { return std::cos(a); });
+}
+HWY_INLINE VF Tan(VF x) {
+  if (HWY_LIKELY(AnglesFit(x))) return hn::Div(SinShifted(x, 0), SinShifted(x, 1));
+  return EachLane(x, x, [](float a, float) { return std::tan(a); });
+}
+
+/// 2^(b * log2(a)) for 0 < a < infinity: log2 by the series of atanh, 2^t by that of exp.
+HWY_INLINE VD PowerOfPositive(VD a, VD b) {
+  const DD dd;
+  const hn::RebindToSigned<DD> di;
+  const auto bits = hn::BitCast(di, a);
+  const auto shifted = hn::Sub(bits, hn::Set(di, 0x3FE6A09E667F3BCD));
+  // An arithmetic shift of 64 bits is not on every target: the exponent by way of a double.
+  const auto biased = hn::ShiftRight<52>(
+      hn::BitCast(hn::RebindToUnsigned<DD>(), hn::Add(shifted, hn::Set(di, int64_t{1} << 62))));
+  const auto exponent = hn::Sub(hn::BitCast(di, biased), hn::Set(di, 1024));
+  const auto m = hn::BitCast(dd, hn::Sub(bits, hn::ShiftLeft<52>(exponent)));
+  // Small integers to double: into the low bits of 2^52.
+  const auto magic = Real(0x1.8p52);
+  const auto e = hn::Sub(hn::BitCast(dd, hn::Add(exponent, hn::BitCast(di, magic))), magic);
+  const auto s = hn::Div(hn::Sub(m, Real(1)), hn::Add(m, Real(1)));
+  const auto z = hn::Mul(s, s);
+  auto p = Real(1.0 / 17);
+  for (int n = 15; n >= 1; n -= 2) p = hn::MulAdd(p, z, Real(1.0 / n));
+  const auto log2 = hn::MulAdd(hn::Mul(s, p), Real(2 * 1.44269504088896340736), e);
+  const auto t = hn::Min(hn::Max(hn::Mul(b, log2), Real(-200)), Real(200));
+  const auto k = hn::Round(t);
+  const auto r = hn::Mul(hn::Sub(t, k), Real(0.693147180559945309417));
+  auto q = Real(1);
+  for (int n = 11; n >= 1; --n) q = hn::MulAdd(hn::Mul(q, r), Real(1.0 / n), Real(1));
+  const auto power = hn::BitCast(di, hn::Add(k, magic));  // k in the low bits
+  return hn::Mul(q, hn::BitCast(dd, hn::ShiftLeft<52>(hn::Add(power, hn::Set(di, 1023)))));
+}
+
+HWY_INLINE VF Power(VF a, VF b) {
+  const auto plain = hn::And(hn::And(hn::Gt(a, Number(0)), hn::Lt(a, Number(kInfinity))),
+                             hn::Lt(hn::Abs(b), Number(kInfinity)));
+  if (HWY_LIKELY(hn::AllTrue(DF(), plain))) {
+    return InDoubles(a, b, [](VD x, VD y) HWY_ATTR { return PowerOfPositive(x, y); });
+  }
+  return EachLane(a, b, [](float x, float y) { return std::pow(x, y); });
+}
+
+/// Exact while the quotient has 29 bits; beyond, lane by lane.
+HWY_INLINE VF Remainder(VF a, VF b) {
+  const auto ratio = hn::Abs(hn::Div(a, b));
+  const auto plain = hn::And(hn::Lt(ratio, Number(0x1p28f)), hn::Gt(hn::Abs(b), Number(1e-30f)));
+  if (HWY_LIKELY(hn::AllTrue(DF(), plain))) {
+    return hn::CopySign(InDoubles(a, b,
+                                  [](VD x, VD y) HWY_ATTR {
+                                    const auto ax = hn::Abs(x), ay = hn::Abs(y);
+                                    const auto n = hn::Trunc(hn::Div(ax, ay));
+                                    const auto r = hn::Sub(ax, hn::Mul(n, ay));
+                                    const auto low = hn::Lt(r, Real(0));
+                                    return hn::Add(r, hn::IfThenElseZero(low, ay));
+                                  }),
+                        a);
+  }
+  return EachLane(a, b, [](float x, float y) { return std::fmod(x, y); });
+}
+
+}  // namespace zmlx::kernel::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <vector>
+
+#include "kernel/program.h"
+#include "kernel/strided.h"
+
+namespace zmlx::kernel {
+
+/// How the CPU evaluator runs a kernel; zeros leave it to the evaluator.
+struct CpuLaunch {
+  int block = 0;  ///< elements
+  int threads = 0;
+  bool operator==(const CpuLaunch&) const = default;
+};
+
+struct OutputArray {
+  void* data;
+  Storage storage;
+};
+
+/// One element of each output for every element of the shape.
+struct ElementwiseCall {
+  const Program& program;
+  std::vector<int64_t> shape;
+  std::vector<StridedArray> inputs;  ///< one for each of the program's inputs
+  std::vector<OutputArray> outputs;  ///< contiguous
+  CpuLaunch launch;
+};
+void run_elementwise(const ElementwiseCall& call);
+
+/// A rough count of a program's floating-point operations an element.
+double operations(const Program& program);
+
+}  // namespace zmlx::kernel

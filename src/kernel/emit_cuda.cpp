@@ -1,0 +1,161 @@
+// CUDA C++. The kernels' parameters and launch come from fast/cuda_kernel.h.
+
+#include <cmath>
+#include <cstdio>
+
+#include "kernel/emit_body.h"
+
+namespace zmlx::kernel {
+
+namespace {
+
+const char* memory_type(Storage storage) {
+  constexpr const char* kTypes[] = {"float", "zmlx::f16", "zmlx::bf16", "int", "zmlx::u32"};
+  return kTypes[static_cast<int>(storage)];
+}
+
+class Cuda : public Gpu {
+ public:
+  const char* type(Type type) const override {
+    constexpr const char* kTypes[] = {"bool", "int", "unsigned int", "float"};
+    return kTypes[static_cast<int>(type)];
+  }
+
+  std::string number(double value, Type type) const override {
+    if (type == Type::boolean) return value != 0 ? "true" : "false";
+    if (type == Type::int32) {
+      return value == -2147483648.0 ? "(-2147483647 - 1)"
+                                    : "(" + std::to_string(static_cast<int64_t>(value)) + ")";
+    }
+    if (type == Type::uint32) return std::to_string(static_cast<int64_t>(value)) + "u";
+    if (std::isnan(value)) return "__int_as_float(0x7fffffff)";
+    if (std::isinf(value)) {
+      return value > 0 ? "__int_as_float(0x7f800000)" : "__int_as_float(0xff800000)";
+    }
+    char text[48];
+    std::snprintf(text, sizeof(text), "%.9e", value);
+    return (std::signbit(value) ? "(" : "") + std::string(text) + "f" +
+           (std::signbit(value) ? ")" : "");
+  }
+
+  std::string function(Op op, Type argument) const override {
+    if (argument == Type::int32 || argument == Type::uint32) return of_integers(op, argument);
+    if (argument == Type::boolean) return "";
+    switch (op) {
+      case Op::add:
+      case Op::subtract:
+      case Op::multiply:
+      case Op::divide:
+      case Op::negate:
+      case Op::equal:
+      case Op::not_equal:
+      case Op::less:
+      case Op::less_equal:
+        return "";
+      case Op::minimum:
+        return "fminf";
+      case Op::maximum:
+        return "fmaxf";
+      case Op::absolute:
+        return "fabsf";
+      case Op::remainder:
+        return "fmodf";
+      case Op::is_nan:
+      case Op::is_inf:
+      case Op::is_finite:
+        return op_name(op);
+      case Op::sigmoid:
+      case Op::softplus:
+      case Op::sign:
+        return std::string("zmlx::f_") + op_name(op);
+      default:
+        return std::string(op_name(op)) + "f";
+    }
+  }
+
+  std::string to_int() const override { return "zmlx::f_int"; }
+  std::string to_uint() const override { return "zmlx::f_uint"; }
+
+  std::string function_prefix() const override { return "__device__ __forceinline__ "; }
+  std::string reference(Type of) const override { return std::string(type(of)) + "&"; }
+
+  std::string loaded(Storage storage, Type type, const std::string& place) const override {
+    const bool as_it_is = type != Type::float32 || storage == Storage::f32;
+    return as_it_is ? place : "zmlx::to_float(" + place + ")";
+  }
+  std::string stored(Storage storage, const std::string& value) const override {
+    if (storage != Storage::f16 && storage != Storage::bf16) return value;
+    return std::string("zmlx::round_to<") + memory_type(storage) + ">(" + value + ")";
+  }
+
+  std::string vector(Storage storage) const override {
+    return std::string("zmlx::Vector<") + memory_type(storage) + ", 4>";
+  }
+  std::string vector_at(Storage storage, const std::string& pointer, const std::string& index,
+                        bool read) const override {
+    return "reinterpret_cast<" + std::string(read ? "const " : "") + vector(storage) + "*>(" +
+           pointer + ")[" + index + "]";
+  }
+  std::string lane(const std::string& vector, const std::string& index) const override {
+    return vector + ".at[" + index + "]";
+  }
+
+  std::string thread() const override { return "int(threadIdx.x)"; }
+  std::string threads() const override { return "int(blockDim.x)"; }
+  std::string group() const override { return "int(blockIdx.x)"; }
+  std::string groups() const override { return "int(gridDim.x)"; }
+
+  std::string wide_int() const override { return "long long"; }
+  std::string unroll() const override { return "#pragma unroll\n"; }
+  std::string shared_memory() const override { return "__shared__ "; }
+  std::string reduce(const std::string& value, const std::string& identity,
+                     const std::string& shared, const std::string& type, const std::string& combine,
+                     const std::string& indent) const override {
+    return indent + value + " = zmlx::block_reduce(" + value + ", " + type + "(" + identity +
+           "), " + shared + ", [](" + type + " a, " + type + " b) { return " + combine +
+           "(a, b); });\n";
+  }
+
+ private:
+  static std::string of_integers(Op op, Type argument) {
+    const bool is_signed = argument == Type::int32;
+    switch (op) {
+      case Op::add:
+        return is_signed ? "zmlx::i_add" : "";
+      case Op::subtract:
+        return is_signed ? "zmlx::i_sub" : "";
+      case Op::multiply:
+        return is_signed ? "zmlx::i_mul" : "";
+      case Op::negate:
+        return is_signed ? "zmlx::i_neg" : "";
+      case Op::divide:
+        return is_signed ? "zmlx::i_div" : "zmlx::u_div";
+      case Op::remainder:
+        return is_signed ? "zmlx::i_rem" : "zmlx::u_rem";
+      case Op::absolute:
+        return is_signed ? "zmlx::i_abs" : "";
+      case Op::minimum:
+        return "min";
+      case Op::maximum:
+        return "max";
+      default:
+        return "";
+    }
+  }
+};
+
+}  // namespace
+
+const Gpu& cuda_gpu() {
+  static const Cuda gpu;
+  return gpu;
+}
+
+KernelText cuda_elementwise(const ElementwiseFormula& formula, const ElementwiseForm& form) {
+  return elementwise_text(formula, form, cuda_gpu());
+}
+KernelText cuda_rows(const RowFormula& formula, const RowForm& form) {
+  return rows_text(formula, form, cuda_gpu());
+}
+
+}  // namespace zmlx::kernel

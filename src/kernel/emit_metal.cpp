@@ -1,0 +1,173 @@
+// Metal's shading language. Parameters, and the names of a thread's place, come from MLX's
+// fast::metal_kernel.
+
+#include <cmath>
+#include <cstdio>
+
+#include "kernel/emit_body.h"
+
+namespace zmlx::kernel {
+
+namespace {
+
+const char* memory_type(Storage storage) {
+  constexpr const char* kTypes[] = {"float", "half", "bfloat16_t", "int", "uint"};
+  return kTypes[static_cast<int>(storage)];
+}
+
+class Metal : public Gpu {
+ public:
+  const char* type(Type type) const override {
+    constexpr const char* kTypes[] = {"bool", "int", "uint", "float"};
+    return kTypes[static_cast<int>(type)];
+  }
+
+  std::string number(double value, Type type) const override {
+    if (type == Type::boolean) return value != 0 ? "true" : "false";
+    if (type == Type::int32) {
+      return value == -2147483648.0 ? "(-2147483647 - 1)"
+                                    : "(" + std::to_string(static_cast<int64_t>(value)) + ")";
+    }
+    if (type == Type::uint32) return std::to_string(static_cast<int64_t>(value)) + "u";
+    if (std::isnan(value)) return "NAN";
+    if (std::isinf(value)) return value > 0 ? "INFINITY" : "(-INFINITY)";
+    char text[48];
+    std::snprintf(text, sizeof(text), "%.9e", value);
+    return (std::signbit(value) ? "(" : "") + std::string(text) + "f" +
+           (std::signbit(value) ? ")" : "");
+  }
+
+  std::string function(Op op, Type argument) const override {
+    if (argument == Type::int32 || argument == Type::uint32) return of_integers(op, argument);
+    if (argument == Type::boolean) return "";
+    switch (op) {
+      case Op::add:
+      case Op::subtract:
+      case Op::multiply:
+      case Op::divide:
+      case Op::negate:
+      case Op::equal:
+      case Op::not_equal:
+      case Op::less:
+      case Op::less_equal:
+        return "";
+      case Op::minimum:
+        return "metal::fmin";
+      case Op::maximum:
+        return "metal::fmax";
+      case Op::absolute:
+        return "metal::fabs";
+      case Op::remainder:
+        return "metal::precise::fmod";
+      case Op::expm1:
+      case Op::log1p:
+      case Op::erf:
+      case Op::sigmoid:
+      case Op::softplus:
+      case Op::sign:
+        return std::string("f_") + op_name(op);
+      case Op::is_nan:
+      case Op::is_inf:
+      case Op::is_finite:
+      case Op::fused_multiply_add:
+      case Op::copy_sign:
+        return std::string("metal::") + op_name(op);
+      default:
+        return std::string("metal::precise::") + op_name(op);
+    }
+  }
+
+  std::string to_int() const override { return "f_int"; }
+  std::string to_uint() const override { return "f_uint"; }
+
+  std::string function_prefix() const override { return "inline "; }
+  std::string reference(Type of) const override { return std::string("thread ") + type(of) + "&"; }
+
+  std::string loaded(Storage storage, Type type, const std::string& place) const override {
+    const bool as_it_is = type != Type::float32 || storage == Storage::f32;
+    return as_it_is ? place : "float(" + place + ")";
+  }
+  std::string stored(Storage storage, const std::string& value) const override {
+    if (storage != Storage::f16 && storage != Storage::bf16) return value;
+    return std::string(memory_type(storage)) + "(" + value + ")";
+  }
+
+  std::string vector(Storage storage) const override {
+    return std::string("metal::vec<") + memory_type(storage) + ", 4>";
+  }
+  std::string vector_at(Storage storage, const std::string& pointer, const std::string& index,
+                        bool read) const override {
+    return "reinterpret_cast<" + std::string(read ? "const " : "") + "device " + vector(storage) +
+           "*>(" + pointer + ")[" + index + "]";
+  }
+  std::string lane(const std::string& vector, const std::string& index) const override {
+    return vector + "[" + index + "]";
+  }
+
+  std::string thread() const override { return "int(thread_position_in_threadgroup.x)"; }
+  std::string threads() const override { return "int(threads_per_threadgroup.x)"; }
+  std::string group() const override { return "int(threadgroup_position_in_grid.x)"; }
+  std::string groups() const override { return "int(threadgroups_per_grid.x)"; }
+
+  std::string wide_int() const override { return "int64_t"; }
+  std::string unroll() const override { return "#pragma clang loop unroll(full)\n"; }
+  std::string shared_memory() const override { return "threadgroup "; }
+
+  /// Within simdgroups of 32 by shuffles, then among them through threadgroup memory.
+  std::string reduce(const std::string& value, const std::string& identity,
+                     const std::string& shared, const std::string& type, const std::string& combine,
+                     const std::string& indent) const override {
+    const std::string butterfly = indent + "for (ushort d = 16; d > 0; d /= 2) {\n" + indent +
+                                  "  " + value + " = " + combine + "(" + value +
+                                  ", simd_shuffle_xor(" + value + ", d));\n" + indent + "}\n";
+    return butterfly + indent + "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + indent +
+           "if (thread_index_in_simdgroup == 0) " + shared +
+           "[simdgroup_index_in_threadgroup] = " + value + ";\n" + indent +
+           "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + indent + value +
+           " = thread_index_in_simdgroup < simdgroups_per_threadgroup ? " + shared +
+           "[thread_index_in_simdgroup] : " + type + "(" + identity + ");\n" + butterfly;
+  }
+
+ private:
+  static std::string of_integers(Op op, Type argument) {
+    const bool is_signed = argument == Type::int32;
+    switch (op) {
+      case Op::add:
+        return is_signed ? "i_add" : "";
+      case Op::subtract:
+        return is_signed ? "i_sub" : "";
+      case Op::multiply:
+        return is_signed ? "i_mul" : "";
+      case Op::negate:
+        return is_signed ? "i_neg" : "";
+      case Op::divide:
+        return is_signed ? "i_div" : "u_div";
+      case Op::remainder:
+        return is_signed ? "i_rem" : "u_rem";
+      case Op::absolute:
+        return is_signed ? "i_abs" : "";
+      case Op::minimum:
+        return "metal::min";
+      case Op::maximum:
+        return "metal::max";
+      default:
+        return "";
+    }
+  }
+};
+
+}  // namespace
+
+const Gpu& metal_gpu() {
+  static const Metal gpu;
+  return gpu;
+}
+
+KernelText metal_elementwise(const ElementwiseFormula& formula, const ElementwiseForm& form) {
+  return elementwise_text(formula, form, metal_gpu());
+}
+KernelText metal_rows(const RowFormula& formula, const RowForm& form) {
+  return rows_text(formula, form, metal_gpu());
+}
+
+}  // namespace zmlx::kernel

@@ -1,0 +1,200 @@
+#include "kernel/program.h"
+
+#include <algorithm>
+#include <bit>
+#include <unordered_map>
+#include <utility>
+
+namespace zmlx::kernel {
+
+namespace {
+
+uint32_t bits_of(const Node& constant) {
+  if (constant.type == Type::float32) {
+    return std::bit_cast<uint32_t>(static_cast<float>(constant.value));
+  }
+  return static_cast<uint32_t>(static_cast<int64_t>(constant.value));
+}
+
+class Compiler {
+ public:
+  Compiler(const Tree& tree, const std::vector<NodeId>& roots, const std::vector<bool>& varying,
+           const std::vector<std::pair<NodeId, int>>& materialized, bool whole_outputs)
+      : tree_(tree), roots_(roots), varying_(varying), whole_outputs_(whole_outputs) {
+    for (const auto& [id, number] : materialized) materialized_[id] = number;
+  }
+
+  Program run() {
+    classify();
+    place_leaves();
+    fuse();
+    count_uses();
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      if (needed_[id] && !fused_[id] && !is_leaf(id)) emit(id);
+    }
+    for (NodeId id : roots_) {
+      program_.outputs.push_back(whole_outputs_ ? as_block(places_[id]) : places_[id]);
+    }
+    return std::move(program_);
+  }
+
+ private:
+  bool is_leaf(NodeId id) const { return arity(tree_[id].op) == 0 || materialized_.contains(id); }
+
+  /// What is needed, and what of it varies between elements.
+  void classify() {
+    const size_t count = tree_.size();
+    needed_.assign(count, false);
+    for (NodeId id : roots_) needed_[id] = true;
+    for (auto id = static_cast<NodeId>(count) - 1; id >= 0; --id) {
+      if (!needed_[id] || is_leaf(id)) continue;
+      for (int i = 0; i < arity(tree_[id].op); ++i) needed_[tree_[id].args[i]] = true;
+    }
+    varies_.assign(count, false);
+    for (NodeId id = 0; id < static_cast<NodeId>(count); ++id) {
+      if (!needed_[id]) continue;
+      const Node& node = tree_[id];
+      if (materialized_.contains(id)) {
+        varies_[id] = true;
+      } else if (node.op == Op::variable) {
+        varies_[id] = varying_[static_cast<size_t>(node.value)];
+      }
+      if (is_leaf(id)) continue;
+      for (int i = 0; i < arity(node.op); ++i) varies_[id] = varies_[id] || varies_[node.args[i]];
+    }
+    places_.resize(count);
+    fused_.assign(count, false);
+    uses_.assign(count, 0);
+  }
+
+  void place_leaves() {
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      if (!needed_[id] || tree_[id].op != Op::constant) continue;
+      places_[id] = {Operand::Kind::uniform, static_cast<uint16_t>(program_.constants.size())};
+      program_.constants.push_back(bits_of(tree_[id]));
+    }
+    program_.uniforms = program_.constants.size();
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      if (!needed_[id] || !is_leaf(id) || tree_[id].op == Op::constant) continue;
+      const auto found = materialized_.find(id);
+      const int number =
+          found != materialized_.end() ? found->second : static_cast<int>(tree_[id].value);
+      if (varies_[id]) {
+        places_[id] = {Operand::Kind::input, static_cast<uint16_t>(program_.inputs.size())};
+        program_.inputs.push_back(number);
+      } else {
+        places_[id] = {Operand::Kind::uniform, static_cast<uint16_t>(program_.uniforms++)};
+        program_.uniform_variables.push_back(number);
+      }
+    }
+  }
+
+  /// Products that only one sum uses go into it: one instruction, and one rounding less.
+  void fuse() {
+    std::vector<int> uses(tree_.size(), 0);
+    for (NodeId id : roots_) uses[id] += 2;  // must be there by itself
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      if (!needed_[id] || is_leaf(id)) continue;
+      for (int i = 0; i < arity(tree_[id].op); ++i) ++uses[tree_[id].args[i]];
+    }
+    product_.assign(tree_.size(), -1);
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      const Node& node = tree_[id];
+      const bool sum = node.op == Op::add || node.op == Op::subtract;
+      if (!needed_[id] || !sum || node.type != Type::float32) continue;
+      if (is_leaf(id) || !varies_[id]) continue;
+      for (int i : {0, 1}) {
+        const NodeId factor = node.args[i];
+        if (tree_[factor].op != Op::multiply || uses[factor] != 1 || fused_[factor]) continue;
+        if (is_leaf(factor) || !varies_[factor]) continue;
+        fused_[factor] = true;
+        product_[id] = i;
+        break;
+      }
+    }
+  }
+
+  /// The arguments of the instruction that computes `id`.
+  std::vector<NodeId> arguments(NodeId id) const {
+    const Node& node = tree_[id];
+    if (product_[id] < 0) return {node.args.begin(), node.args.begin() + arity(node.op)};
+    const Node& product = tree_[node.args[product_[id]]];
+    return {product.args[0], product.args[1], node.args[1 - product_[id]]};
+  }
+
+  KernelIndex kernel(NodeId id) const {
+    const Node& node = tree_[id];
+    if (product_[id] >= 0) {
+      if (node.op == Op::add) return kernel_index(Op::fused_multiply_add, Type::float32);
+      return product_[id] == 0 ? kMultiplySubtract : kNegativeMultiplyAdd;
+    }
+    const Type argument = tree_.type(node.args[node.op == Op::select ? 1 : 0]);
+    if (node.op != Op::cast) return kernel_index(node.op, argument);
+    return static_cast<KernelIndex>(kCastKernels + static_cast<int>(argument) * 4 +
+                                    static_cast<int>(node.type));
+  }
+
+  void count_uses() {
+    for (NodeId id : roots_) uses_[id] += 1 << 20;  // lives to the end
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      if (!needed_[id] || fused_[id] || is_leaf(id)) continue;
+      for (NodeId a : arguments(id)) ++uses_[a];
+    }
+  }
+
+  uint16_t free_register() {
+    if (free_.empty()) return static_cast<uint16_t>(program_.registers++);
+    const uint16_t index = free_.back();
+    free_.pop_back();
+    return index;
+  }
+
+  void emit(NodeId id) {
+    const auto args = arguments(id);
+    Instruction instruction{kernel(id), static_cast<uint8_t>(args.size()), {}, {}};
+    for (size_t i = 0; i < args.size(); ++i) instruction.args[i] = places_[args[i]];
+    if (!varies_[id]) {
+      places_[id] = {Operand::Kind::uniform, static_cast<uint16_t>(program_.uniforms++)};
+    } else {
+      // An argument's register may take the result: kernels read an element before they write it.
+      for (NodeId a : args) {
+        if (--uses_[a] == 0 && places_[a].kind == Operand::Kind::block && !is_leaf(a)) {
+          free_.push_back(places_[a].index);
+        }
+      }
+      places_[id] = {Operand::Kind::block, free_register()};
+    }
+    instruction.out = places_[id];
+    (varies_[id] ? program_.code : program_.uniform_code).push_back(instruction);
+  }
+
+  /// An output that is the same for all elements fills a block all the same.
+  Operand as_block(Operand place) {
+    if (place.kind != Operand::Kind::uniform) return place;
+    const Operand block{Operand::Kind::block, static_cast<uint16_t>(program_.registers++)};
+    program_.code.push_back({kCopyKernel, 1, {place, {}, {}}, block});
+    return block;
+  }
+
+  const Tree& tree_;
+  const std::vector<NodeId>& roots_;
+  const std::vector<bool>& varying_;
+  const bool whole_outputs_;
+  std::unordered_map<NodeId, int> materialized_;
+  Program program_;
+  std::vector<bool> needed_, varies_, fused_;
+  std::vector<int> product_;  ///< which argument is a product fused into the sum, or -1
+  std::vector<int> uses_;
+  std::vector<Operand> places_;
+  std::vector<uint16_t> free_;
+};
+
+}  // namespace
+
+Program compile(const Tree& tree, const std::vector<NodeId>& roots,
+                const std::vector<bool>& varying,
+                const std::vector<std::pair<NodeId, int>>& materialized, bool whole_outputs) {
+  return Compiler(tree, roots, varying, materialized, whole_outputs).run();
+}
+
+}  // namespace zmlx::kernel

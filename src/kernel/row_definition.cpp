@@ -1,0 +1,238 @@
+// `zmlx::reduce` and `zmlx::map_reduce`: from text to kernels.
+
+#include <sstream>
+#include <stdexcept>
+
+#include "kernel/arrays.h"
+#include "kernel/cpu_rows.h"
+#include "kernel/emit.h"
+#include "kernel/parser.h"
+#include "kernel/rows.h"
+#include "mlx/ops.h"
+#include "zmlx/kernel.h"
+
+namespace zmlx {
+
+namespace kernel {
+
+namespace {
+
+/// Reads the expressions of one kernel, each with names of its own.
+class Reader {
+ public:
+  Reader(std::string kind, RowFormula& formula, Type type)
+      : kind_(std::move(kind)), formula_(formula), type_(type) {}
+
+  NodeId read(const std::string& source, const std::string& what,
+              const std::vector<std::pair<std::string, int>>& names) {
+    Scope scope;
+    scope.compute_type = type_;
+    for (const auto& [name, number] : names) {
+      scope.bound[name] = formula_.tree.variable(number, type_);
+    }
+    try {
+      return formula_.tree.cast(parse(source, formula_.tree, scope), type_);
+    } catch (const SyntaxError& error) {
+      throw std::invalid_argument("[" + kind_ + "] " + what + ", " + error.what());
+    }
+  }
+
+  /// @param seen  names of the update besides the accumulator.
+  void add_pass(size_t k, const std::string& accumulator, const RowPassSource& source,
+                const std::string& label, std::vector<std::pair<std::string, int>> seen) {
+    Pass pass;
+    pass.type = type_;
+    const NodeId init = read(source.init, label + "init", {});
+    if (!formula_.tree.is_constant(init)) {
+      throw std::invalid_argument("[" + kind_ + "] " + label + "init must be a constant, but is '" +
+                                  source.init + "'.");
+    }
+    pass.init = formula_.tree[init].value;
+    seen.emplace_back(accumulator, formula_.accumulator(k));
+    pass.update = read(source.update, label + "update", seen);
+    if (!source.reduce.empty()) {
+      pass.combine = read(source.reduce, label + "reduce",
+                          {{"a", formula_.left(k)}, {"b", formula_.right(k)}});
+    }
+    split_update(formula_.tree, formula_.accumulator(k), pass);
+    if (pass.op && pass.combine >= 0) check_combination(pass, k, source, label);
+    formula_.passes[k] = pass;
+  }
+
+ private:
+  /// Partial results must go together as elements do.
+  void check_combination(const Pass& pass, size_t k, const RowPassSource& source,
+                         const std::string& label) {
+    auto& tree = formula_.tree;
+    const NodeId expected = tree.make(*pass.op, tree.variable(formula_.left(k), type_),
+                                      tree.variable(formula_.right(k), type_));
+    const NodeId swapped = tree.make(*pass.op, tree.variable(formula_.right(k), type_),
+                                     tree.variable(formula_.left(k), type_));
+    if (pass.combine != expected && pass.combine != swapped) {
+      throw std::invalid_argument("[" + kind_ + "] " + label + "reduce '" + source.reduce +
+                                  "' does not go with its update '" + source.update + "'.");
+    }
+  }
+
+  std::string kind_;
+  RowFormula& formula_;
+  Type type_;
+};
+
+class RowDefinition : public Definition {
+ public:
+  RowDefinition(std::string kind, std::string name, std::string text, RowFormula formula,
+                int threadgroup)
+      : Definition(std::move(kind), std::move(name), std::move(text)),
+        kernel_(std::make_shared<const RowKernel>(name_, std::move(formula), statistics_,
+                                                  threadgroup)) {}
+
+  mx::array call(const std::vector<mx::array>& arrays, mx::StreamOrDevice s_) const override {
+    if (arrays.size() != 1) {
+      throw std::invalid_argument("[" + name() + "] takes 1 array, not " +
+                                  std::to_string(arrays.size()) + ".");
+    }
+    const auto& x = arrays[0];
+    const auto s = mx::to_stream(s_);
+    if (x.ndim() == 0 || x.shape(-1) == 0) {
+      std::ostringstream message;
+      message << "[" << name() << "] works on rows, the last axis, which shape " << x.shape()
+              << (x.ndim() == 0 ? " lacks." : " has none of.");
+      throw std::invalid_argument(message.str());
+    }
+    auto out = apply(kernel_, {x}, {x.dtype()}, s)[0];
+    // As in the Python package of the same name: one row gives one number in an array.
+    return out.ndim() == 0 ? mx::reshape(out, {1}, s) : out;
+  }
+
+  const std::vector<std::string>& inputs() const override { return kernel_->formula().names; }
+
+  std::string source(const std::string& backend, mx::Dtype type,
+                     const std::string& of) const override {
+    const auto kernel = of == "value" ? kernel_ : kernel_->gradient({0});
+    return rows_source(kernel->formula(), backend, storage_of(written_type(type)),
+                       kernel->threadgroup());
+  }
+
+  TunedLaunches& launches() const override { return kernel_->launches(); }
+
+  std::string explain() const override {
+    std::ostringstream out;
+    describe(out, name(), kernel_->formula());
+    if (kernel_->formula().splits() && kernel_->formula().types[0] == Type::float32) {
+      describe(out, name() + "_vjp", kernel_->gradient({0})->formula());
+    }
+    return out.str();
+  }
+
+ private:
+  static void describe(std::ostream& out, const std::string& name, const RowFormula& formula) {
+    const auto names = formula.variable_names();
+    out << name << "(";
+    for (size_t i = 0; i < formula.names.size(); ++i) out << (i ? ", " : "") << formula.names[i];
+    out << ")\n";
+    for (size_t k = 0; k < formula.passes.size(); ++k) {
+      const auto& pass = formula.passes[k];
+      out << "  s" << k + 1 << " = ";
+      if (pass.op) {
+        out << op_name(*pass.op) << " of " << to_string(formula.tree, pass.element, names);
+      } else {
+        out << "acc" << k + 1 << " <- " << to_string(formula.tree, pass.update, names);
+      }
+      out << ", from " << pass.init << "\n";
+    }
+    for (const auto& output : formula.outputs) {
+      out << (output.per_row ? "  each row: " : "  each element: ")
+          << to_string(formula.tree, output.root, names) << "\n";
+    }
+    if (formula.splits()) {
+      const auto plan =
+          plan_rows(formula, std::vector<Type>(formula.outputs.size(), Type::float32));
+      out << "  CPU: " << plan.sweeps.size() + !plan.element_outputs.empty()
+          << " walks over a row of " << kShortRow << " elements or more, " << plan.buffers
+          << " kept expressions\n";
+    }
+  }
+
+  RowKernel::Ptr kernel_;
+};
+
+RowFormula one_input(const char* name, size_t passes, Type type) {
+  RowFormula formula;
+  formula.names = {name};
+  formula.types = {type};
+  formula.per_row = {false};
+  formula.passes.resize(passes);
+  return formula;
+}
+
+RowFormula read_reduce(const ReduceOptions& options) {
+  const Type type = compute_type(options.compute_dtype, "reduce");
+  auto formula = one_input("v", 1, type);
+  Reader reader("reduce", formula, type);
+  reader.add_pass(0, "acc", {options.init, options.update, ""}, "", {{"v", 0}});
+  const int result = formula.result(0);
+  const NodeId root = reader.read(options.finalize, "finalize", {{"acc", result}, {"s", result}});
+  formula.outputs = {{root, true}};
+  return formula;
+}
+
+RowFormula read_map_reduce(const MapReduceOptions& options) {
+  const Type type = compute_type(options.compute_dtype, "map_reduce");
+  auto formula = one_input("x", 2, type);
+  Reader reader("map_reduce", formula, type);
+  reader.add_pass(0, "acc1", options.pass1, "pass1 ", {{"x", 0}});
+  const std::pair<std::string, int> s1{"s1", formula.result(0)};
+  reader.add_pass(1, "acc2", options.pass2, "pass2 ", {{"x", 0}, s1});
+  const NodeId root =
+      reader.read(options.write, "write", {{"x", 0}, s1, {"s2", formula.result(1)}});
+  formula.outputs = {{root, false}};
+  return formula;
+}
+
+std::string key_of(const std::vector<std::string>& parts, const std::optional<mx::Dtype>& type,
+                   int number) {
+  std::ostringstream key;
+  for (const auto& part : parts) key << part.size() << ":" << part;
+  key << "|" << number;
+  if (type) key << *type;
+  return key.str();
+}
+
+}  // namespace
+
+}  // namespace kernel
+
+Kernel reduce(const ReduceOptions& options) {
+  const std::string text = options.init + "; " + options.update + "; " + options.finalize;
+  const auto key =
+      kernel::key_of({"reduce", options.init, options.update, options.finalize, options.name},
+                     options.compute_dtype, 0);
+  return Kernel(kernel::find_or_define(key, [&] {
+    const auto name = options.name.empty() ? kernel::default_name("reduce", text) : options.name;
+    return std::make_shared<const kernel::RowDefinition>("reduce", name, text,
+                                                         kernel::read_reduce(options), 0);
+  }));
+}
+
+Kernel map_reduce(const MapReduceOptions& options) {
+  const auto& [pass1, pass2, write, name, threadgroup, compute_dtype] = options;
+  if (threadgroup < 0 || threadgroup > 1024 || (threadgroup & (threadgroup - 1)) != 0) {
+    throw std::invalid_argument(
+        "[map_reduce] threadgroup must be a power of two up to 1024, or 0 for automatic, but is " +
+        std::to_string(threadgroup) + ".");
+  }
+  const std::string text = pass1.init + "; " + pass1.update + "; " + pass1.reduce + "; " +
+                           pass2.init + "; " + pass2.update + "; " + pass2.reduce + "; " + write;
+  const auto key = kernel::key_of({"map_reduce", pass1.init, pass1.update, pass1.reduce, pass2.init,
+                                   pass2.update, pass2.reduce, write, name},
+                                  compute_dtype, threadgroup);
+  return Kernel(kernel::find_or_define(key, [&] {
+    return std::make_shared<const kernel::RowDefinition>(
+        "map_reduce",
+        options.name.empty() ? kernel::default_name("map_reduce", text) : options.name, text,
+        kernel::read_map_reduce(options), options.threadgroup);
+  }));
+}
+
+}  // namespace zmlx

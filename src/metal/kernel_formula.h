@@ -1,0 +1,73 @@
+// What formulas of kernels call; src/kernel/emit_metal.cpp writes the calls. Names are those of
+// src/cuda/kernel_formula.cuh. Metal's library lacks expm1, log1p and erf.
+
+inline float f_log1p(float x) {
+  const float u = 1.0f + x;
+  if (u == 1.0f) return x;
+  return metal::isinf(u) ? u : metal::precise::log(u) + (x - (u - 1.0f)) / u;
+}
+
+// exp(x) - 1 by exp where it is far from 0, else by its series.
+inline float f_expm1(float x) {
+  if (metal::fabs(x) > 0.35f) return metal::precise::exp(x) - 1.0f;
+  float p = 1.0f / 5040.0f;
+  p = metal::fma(p, x, 1.0f / 720.0f);
+  p = metal::fma(p, x, 1.0f / 120.0f);
+  p = metal::fma(p, x, 1.0f / 24.0f);
+  p = metal::fma(p, x, 1.0f / 6.0f);
+  p = metal::fma(p, x, 0.5f);
+  return metal::fma(p * x, x, x);
+}
+
+// Two polynomials, as in src/kernel/block_math-inl.h.
+inline float f_erf(float x) {
+  const float a = metal::fabs(x), z = x * x;
+  if (a < 0.927734375f) {
+    float p = -5.96761703e-4f;
+    p = metal::fma(p, z, 4.99119423e-3f);
+    p = metal::fma(p, z, -2.67681349e-2f);
+    p = metal::fma(p, z, 1.12819925e-1f);
+    p = metal::fma(p, z, -3.76125336e-1f);
+    p = metal::fma(p, z, 1.28379166e-1f);
+    return metal::fma(p, x, x);
+  }
+  float r = -1.72853470e-5f;
+  r = metal::fma(r, a, 3.83197126e-4f);
+  r = metal::fma(r, a, -3.88396438e-3f);
+  r = metal::fma(r, a, 2.42546219e-2f);
+  r = metal::fma(r, a, -1.06777877e-1f);
+  r = metal::fma(r, a, -6.34846687e-1f);
+  r = metal::fma(r, a, -1.28717512e-1f);
+  const float large = a > 4.5f ? 1.0f : 1.0f - metal::precise::exp(metal::fma(r, a, -a));
+  return x != x ? x : metal::copysign(large, x);
+}
+
+inline float f_sigmoid(float x) {
+  const float z = metal::precise::exp(-metal::fabs(x));
+  const float s = 1.0f / (1.0f + z);
+  return x < 0.0f ? z * s : s;
+}
+inline float f_softplus(float x) {
+  return metal::fmax(x, 0.0f) + f_log1p(metal::precise::exp(-metal::fabs(x))) + (x != x ? x : 0.0f);
+}
+inline float f_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
+// Metal leaves it open what integers become of floats that do not fit.
+inline int f_int(float x) {
+  if (!(x > -2147483648.0f)) return x != x ? 0 : -2147483647 - 1;
+  return x < 2147483648.0f ? int(x) : 2147483647;
+}
+inline uint f_uint(float x) {
+  if (!(x > 0.0f)) return 0u;
+  return x < 4294967296.0f ? uint(x) : 4294967295u;
+}
+
+// Integers wrap around, and dividing by zero gives zero.
+inline int i_add(int a, int b) { return int(uint(a) + uint(b)); }
+inline int i_sub(int a, int b) { return int(uint(a) - uint(b)); }
+inline int i_mul(int a, int b) { return int(uint(a) * uint(b)); }
+inline int i_div(int a, int b) { return b == 0 ? 0 : b == -1 ? i_sub(0, a) : a / b; }
+inline int i_rem(int a, int b) { return b == 0 || b == -1 ? 0 : a % b; }
+inline int i_neg(int a) { return i_sub(0, a); }
+inline int i_abs(int a) { return a < 0 ? i_sub(0, a) : a; }
+inline uint u_div(uint a, uint b) { return b == 0u ? 0u : a / b; }
+inline uint u_rem(uint a, uint b) { return b == 0u ? 0u : a % b; }

@@ -1,0 +1,384 @@
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+
+#include "kernel_random.h"
+#include "oracle.h"
+#include "zmlx/zmlx.h"
+
+namespace zmlx::testing {
+namespace {
+
+std::vector<double> results(const std::string& expression, const std::vector<mx::array>& inputs) {
+  return values_of(elementwise(expression).call(inputs));
+}
+
+/// Distance in float32's units in the last place.
+double ulps_between(double found, double exact) {
+  const auto rounded = static_cast<float>(exact);
+  if (std::isnan(exact)) return std::isnan(found) ? 0 : 1e9;
+  if (std::isinf(rounded) || std::isinf(found)) return found == rounded ? 0 : 1e9;
+  const double unit = std::max(std::nextafter(std::abs(rounded), INFINITY) - std::abs(rounded),
+                               std::numeric_limits<float>::denorm_min());
+  return std::abs(found - exact) / unit;
+}
+
+/// Numbers of [low, high]: evenly, by magnitude, and both ends.
+std::vector<float> sweep(double low, double high, int count) {
+  std::vector<float> values{static_cast<float>(low), static_cast<float>(high)};
+  std::mt19937_64 random(7);
+  std::uniform_real_distribution<double> even(low, high), unit(0, 1);
+  for (int i = 0; i < count; ++i) {
+    values.push_back(static_cast<float>(even(random)));
+    const double bound = unit(random) < 0.5 ? low : high;
+    const double smallest = std::max(std::log(1e-30), std::log(std::max(std::abs(low), 1e-30)));
+    if (bound == 0 || (low > 0 && bound == low)) {
+      const double exponent = std::log(std::max(low, 1e-30)) +
+                              unit(random) * (std::log(high) - std::log(std::max(low, 1e-30)));
+      values.push_back(static_cast<float>(std::exp(exponent)));
+    } else {
+      const double least = low < 0 ? std::log(1e-30) : smallest;
+      const double magnitude = std::exp(least + unit(random) * (std::log(std::abs(bound)) - least));
+      values.push_back(static_cast<float>(std::copysign(magnitude, bound)));
+    }
+  }
+  for (float& v : values)
+    v = std::min(std::max(v, static_cast<float>(low)), static_cast<float>(high));
+  return values;
+}
+
+mx::array array_of(const std::vector<float>& values) {
+  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::float32);
+}
+
+TEST(KernelElementwise, FunctionsAreAsAccurateAsStated) {
+  for_each_target([](const std::string& target) {
+    for (const auto& f : unary_functions()) {
+      const auto xs = sweep(f.low, f.high, 20'000);
+      const auto found = results(std::string(f.name) + "(x)", {array_of(xs)});
+      double worst = 0, at = 0;
+      for (size_t i = 0; i < xs.size(); ++i) {
+        const double exact = f.value(xs[i]);
+        const double error = ulps_between(found[i], exact);
+        if (error > worst) worst = error, at = xs[i];
+      }
+      EXPECT_LE(worst, std::max(f.ulps, 0.5)) << target << ": " << f.name << " at " << at;
+      if (std::getenv("ZMLX_SHOW_ERRORS")) {
+        std::printf("%s %s %.2f ulp at %g\n", target.c_str(), f.name, worst, at);
+      }
+    }
+  });
+}
+
+TEST(KernelElementwise, EndsAreThoseOfTheMathLibrary) {
+  const float inf = INFINITY, nan = NAN;
+  const std::vector<float> xs{0.0f,    -0.0f,   inf,   -inf,  nan,   1.0f,   -1.0f,
+                              1e-40f,  -1e-40f, 2.0f,  -2.0f, 1e30f, -1e30f, 89.0f,
+                              -110.0f, 0.5f,    -0.5f, 1e7f,  3e38f};
+  for_each_target([&](const std::string& target) {
+    for (const auto& f : unary_functions()) {
+      const auto found = results(std::string(f.name) + "(x)", {array_of(xs)});
+      for (size_t i = 0; i < xs.size(); ++i) {
+        const double exact = f.value(xs[i]);
+        const bool ok = std::isnan(exact) ? std::isnan(found[i])
+                        : std::isinf(static_cast<float>(exact))
+                            ? found[i] == static_cast<float>(exact)
+                            : std::abs(found[i] - exact) <= 1e-6 * std::abs(exact) + 2e-38;
+        EXPECT_TRUE(ok) << target << ": " << f.name << "(" << xs[i] << ") = " << found[i]
+                        << ", not " << exact;
+      }
+    }
+    for (float a : xs) {
+      for (float b : xs) {
+        const auto at = std::vector<mx::array>{array_of({a}), array_of({b})};
+        const auto expect = [&](const char* name, double exact) {
+          const double found = results(std::string(name) + "(a, b)", at)[0];
+          const auto rounded = static_cast<float>(exact);
+          EXPECT_TRUE(std::isnan(exact) ? std::isnan(found)
+                                        : found == rounded || std::abs(found - exact) <=
+                                                                  1e-6 * std::abs(exact) + 2e-38)
+              << target << ": " << name << "(" << a << ", " << b << ") = " << found << ", not "
+              << exact;
+        };
+        expect("pow", std::pow(double{a}, double{b}));
+        expect("atan2", std::atan2(double{a}, double{b}));
+        expect("fmod", std::fmod(double{a}, double{b}));
+        expect("max", std::fmax(double{a}, double{b}));
+        expect("min", std::fmin(double{a}, double{b}));
+        expect("copysign", std::copysign(double{a}, double{b}));
+      }
+    }
+  });
+}
+
+TEST(KernelElementwise, PowerIsAccurate) {
+  for_each_target([](const std::string& target) {
+    std::mt19937_64 random(3);
+    std::uniform_real_distribution<double> exponent(-20, 20), log(-4, 4);
+    std::vector<float> a, b;
+    for (int i = 0; i < 20'000; ++i) {
+      a.push_back(static_cast<float>(std::exp(log(random))));
+      b.push_back(static_cast<float>(exponent(random)));
+    }
+    const auto found = results("pow(a, b)", {array_of(a), array_of(b)});
+    double worst = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      worst = std::max(worst, ulps_between(found[i], std::pow(double{a[i]}, double{b[i]})));
+    }
+    EXPECT_LE(worst, 1) << target;
+  });
+}
+
+TEST(KernelElementwise, RandomExpressionsAgreeWithFloat64) {
+  for_each_target([](const std::string& target) {
+    std::mt19937_64 random(11);
+    std::uniform_real_distribution<double> values(-3, 3);
+    int compared = 0;
+    constexpr int kPoints = 37;  // no whole number of vectors
+    for (int i = 0; i < 1500; ++i) {
+      const auto expression = random_expression(random, 5, 3);
+      std::vector<std::vector<float>> in(3);
+      for (auto& each : in) {
+        for (int k = 0; k < kPoints; ++k) each.push_back(static_cast<float>(values(random)));
+      }
+      ElementwiseOptions options;
+      options.inputs = {"a", "b", "c"};
+      const auto kernel = elementwise(expression.text, options);
+      const auto found = values_of(kernel(array_of(in[0]), array_of(in[1]), array_of(in[2])));
+      for (int k = 0; k < kPoints; ++k) {
+        const auto exact = expression.evaluate({in[0][k], in[1][k], in[2][k]});
+        if (std::isnan(exact.value)) continue;
+        ++compared;
+        ASSERT_NEAR(found[k], exact.value, 1.01 * exact.error + 1e-30)
+            << target << ": " << expression.text << "\n"
+            << kernel.explain() << "at " << in[0][k] << ", " << in[1][k] << ", " << in[2][k];
+      }
+    }
+    EXPECT_GT(compared, 20'000);
+  });
+}
+
+TEST(KernelElementwise, TakesEveryType) {
+  for_each_target([](const std::string& target) {
+    for (auto type : {mx::float32, mx::float16, mx::bfloat16, mx::int32, mx::uint32, mx::int8,
+                      mx::uint8, mx::int16, mx::bool_}) {
+      for (int n : {1, 3, 16, 100, 5000}) {
+        auto x =
+            mx::astype(mx::multiply(random_normal({n}, mx::float32, n), mx::array(50.0f)), type);
+        if (type == mx::uint32 || type == mx::uint8) x = mx::astype(mx::abs(x), type);
+        const auto found = elementwise("x * 0.5 + 1")(x);
+        EXPECT_EQ(found.dtype(), type) << target;
+        const auto wide = mx::astype(x, mx::float32);
+        const auto exact =
+            mx::astype(mx::add(mx::multiply(wide, mx::array(0.5f)), mx::array(1.0f)), type);
+        EXPECT_TRUE(mx::array_equal(found, exact).item<bool>())
+            << target << ", " << n << " of " << type;
+      }
+    }
+  });
+}
+
+TEST(KernelElementwise, ComputesInIntegers) {
+  ElementwiseOptions options;
+  options.compute_dtype = mx::int32;
+  const auto kernel = elementwise("(x * 1664525 + 1013904223) ^ (x >> 3) & 0xFF | x % 7", options);
+  const std::vector<int> xs{0, 1, -1, 123456789, -987654321, 2147483647, -2147483647 - 1, 42};
+  const auto found = kernel(mx::array(xs.data(), {8}, mx::int32));
+  EXPECT_EQ(found.dtype(), mx::int32);
+  std::vector<int> expected;
+  for (int x : xs) {
+    const auto product = static_cast<int32_t>(static_cast<uint32_t>(x) * 1664525u + 1013904223u);
+    expected.push_back((product ^ ((x >> 3) & 0xFF)) | (x % 7));
+  }
+  EXPECT_TRUE(mx::array_equal(found, mx::array(expected.data(), {8}, mx::int32)).item<bool>());
+  options.compute_dtype = mx::uint32;
+  const auto rotate = elementwise("x << 13 | x >> 19", options);
+  EXPECT_EQ(rotate(mx::array(0x80000001u, mx::uint32)).item<uint32_t>(), 0x3000u);
+  options.compute_dtype = mx::int64;
+  EXPECT_THROW(elementwise("x + 1", options), std::invalid_argument);
+}
+
+TEST(KernelElementwise, ReadsAnyStrides) {
+  const auto x = random_normal({6, 7, 40}, mx::float32, 1);
+  const auto y = random_normal({40, 7, 6}, mx::bfloat16, 2);
+  const auto kernel = elementwise("a * b + 2 * a");
+  const auto check = [&](const mx::array& a, const mx::array& b, const char* what) {
+    const auto found = kernel(a, b);
+    const auto wide_b = mx::astype(b, mx::float32);
+    const auto expected = mx::add(mx::multiply(a, wide_b), mx::multiply(mx::array(2.0f), a));
+    EXPECT_EQ(found.shape(), expected.shape()) << what;
+    EXPECT_TRUE(mx::allclose(found, expected, 1e-6, 1e-6).item<bool>()) << what;
+  };
+  check(x, mx::transpose(y), "transposed");
+  check(mx::transpose(x), y, "transposed, first");
+  check(x, mx::slice(x, {0, 0, 0}, {6, 7, 1}), "last axis broadcast");
+  check(mx::slice(x, {0, 0, 0}, {1, 7, 40}), x, "first axis broadcast");
+  check(x, mx::array(3.0f), "a number");
+  check(mx::slice(x, {0, 1, 3}, {6, 7, 40}, {2, 3, 5}), mx::slice(x, {1, 0, 0}, {4, 2, 8}),
+        "steps");
+  check(mx::slice(x, {5, 6, 39}, {-7, -8, -41}, {-1, -1, -1}), x, "backwards");
+  check(mx::array(1.5f), mx::array(2.5f), "numbers");
+  check(mx::zeros({0, 3}), mx::zeros({3}), "nothing");
+  check(mx::swapaxes(mx::broadcast_to(mx::reshape(x, {6, 7, 40, 1}), {6, 7, 40, 3}), 0, 3),
+        mx::zeros({3, 7, 40, 6}), "broadcast and swapped");
+}
+
+TEST(KernelElementwise, LargeArraysAreStreamedAndShared) {
+  for (auto type : {mx::float32, mx::bfloat16, mx::float16}) {
+    const auto x = random_normal({(5 << 20) + 13}, type, 4);
+    const auto found = elementwise("x * x - 1")(x);
+    const auto wide = mx::astype(x, mx::float32);
+    const auto exact = mx::astype(mx::subtract(mx::multiply(wide, wide), mx::array(1.0f)), type);
+    EXPECT_TRUE(mx::allclose(found, exact, 1e-2, type == mx::float32 ? 1e-6 : 1e-2).item<bool>());
+  }
+}
+
+mx::array gradient_of(const Kernel& kernel, const mx::array& x) {
+  return mx::grad([&](const mx::array& a) { return mx::sum(kernel(a)); })(x);
+}
+
+TEST(KernelElementwise, Differentiates) {
+  const auto x = random_normal({1000}, mx::float32, 5);
+  const auto silu = elementwise("x / (1 + exp(-x))");
+  const auto stock = [](const mx::array& a) { return mx::sum(mx::multiply(a, mx::sigmoid(a))); };
+  EXPECT_TRUE(mx::allclose(gradient_of(silu, x), mx::grad(stock)(x), 1e-5, 1e-6).item<bool>());
+  const auto once = [&](const mx::array& a) { return mx::sum(gradient_of(silu, a)); };
+  const auto stock_once = [&](const mx::array& a) { return mx::sum(mx::grad(stock)(a)); };
+  EXPECT_TRUE(mx::allclose(mx::grad(once)(x), mx::grad(stock_once)(x), 1e-5, 1e-6).item<bool>());
+  const auto f = [&](const std::vector<mx::array>& in) { return std::vector{silu(in[0])}; };
+  const auto g = [&](const std::vector<mx::array>& in) {
+    return std::vector{mx::multiply(in[0], mx::sigmoid(in[0]))};
+  };
+  const auto t = random_normal({1000}, mx::float32, 6);
+  EXPECT_TRUE(
+      mx::allclose(mx::jvp(f, {x}, {t}).second[0], mx::jvp(g, {x}, {t}).second[0], 1e-5, 1e-6)
+          .item<bool>());
+}
+
+TEST(KernelElementwise, DifferentiatesBySeveralInputsOfSeveralTypes) {
+  const auto gate = elementwise("a / (1 + exp(-a)) * b");
+  const auto a = random_normal({8, 1, 64}, mx::bfloat16, 7);
+  const auto b = random_normal({5, 64}, mx::float32, 8);
+  const auto f = [&](const std::vector<mx::array>& in) { return mx::sum(gate(in[0], in[1])); };
+  const auto g = [&](const std::vector<mx::array>& in) {
+    const auto wide = mx::astype(in[0], mx::float32);
+    return mx::sum(mx::multiply(mx::multiply(wide, mx::sigmoid(wide)), in[1]));
+  };
+  const auto found = mx::grad(f, std::vector<int>{0, 1})({a, b});
+  const auto expected = mx::grad(g, std::vector<int>{0, 1})({a, b});
+  EXPECT_EQ(found[0].dtype(), mx::bfloat16);
+  EXPECT_EQ(found[0].shape(), a.shape());
+  EXPECT_EQ(found[1].shape(), b.shape());
+  EXPECT_TRUE(mx::allclose(found[0], expected[0], 2e-2, 2e-2).item<bool>());
+  EXPECT_TRUE(mx::allclose(found[1], expected[1], 1e-4, 1e-4).item<bool>());
+}
+
+TEST(KernelElementwise, KinksFollowMlx) {
+  const auto x = array_of({-1, 0, 0.5, 1, 2}), y = array_of({-1, 0, 1, 1, 1});
+  const auto both = [](const auto& f, const mx::array& a, const mx::array& b) {
+    return mx::grad([&](const std::vector<mx::array>& in) { return mx::sum(f(in[0], in[1])); },
+                    std::vector<int>{0, 1})({a, b});
+  };
+  const auto larger = elementwise("max(a, b)"), smaller = elementwise("min(a, b)");
+  const auto stock_larger = [](const mx::array& a, const mx::array& b) {
+    return mx::maximum(a, b);
+  };
+  const auto stock_smaller = [](const mx::array& a, const mx::array& b) {
+    return mx::minimum(a, b);
+  };
+  for (int i : {0, 1}) {
+    EXPECT_TRUE(mx::array_equal(both(larger, x, y)[i], both(stock_larger, x, y)[i]).item<bool>());
+    EXPECT_TRUE(mx::array_equal(both(smaller, x, y)[i], both(stock_smaller, x, y)[i]).item<bool>());
+  }
+  const auto absolute = mx::grad([](const mx::array& a) { return mx::sum(mx::abs(a)); });
+  EXPECT_TRUE(mx::array_equal(gradient_of(elementwise("abs(x)"), x), absolute(x)).item<bool>());
+}
+
+TEST(KernelElementwise, AGivenDerivativeWins) {
+  const auto x = array_of({0.5f, -1.0f, 2.0f});
+  ElementwiseOptions options;
+  options.grad_expr = {"g * y * 10"};
+  EXPECT_TRUE(mx::allclose(gradient_of(elementwise("exp(x)", options), x),
+                           mx::multiply(mx::exp(x), mx::array(10.0f)), 1e-5, 1e-6)
+                  .item<bool>());
+  options.grad_expr = {"let s = sigmoid(x); g * (s + x * s * (1 - s))"};
+  options.use_output = false;
+  const auto silu = elementwise("kk_silu(x)", options), derived = elementwise("silu(x)");
+  EXPECT_TRUE(mx::allclose(gradient_of(silu, x), gradient_of(derived, x), 1e-5, 1e-6).item<bool>());
+  // The second derivative is that of the given one.
+  const auto twice = [](const Kernel& k, const mx::array& a) {
+    return mx::grad([&](const mx::array& b) { return mx::sum(gradient_of(k, b)); })(a);
+  };
+  EXPECT_TRUE(mx::allclose(twice(silu, x), twice(derived, x), 1e-5, 1e-6).item<bool>());
+  options.grad_expr = {"g * y"};
+  EXPECT_THROW(elementwise("exp(x)", options), std::invalid_argument);
+}
+
+TEST(KernelElementwise, WorksUnderVmapAndCompile) {
+  const auto kernel = elementwise("a * tanh(b)");
+  const auto a = random_normal({4, 5, 6}, mx::float32, 9),
+             b = random_normal({6, 3}, mx::float32, 10);
+  const auto f = [&](const std::vector<mx::array>& in) {
+    return std::vector{kernel(in[0], in[1])};
+  };
+  const auto expected = mx::multiply(mx::expand_dims(mx::moveaxis(a, 1, 0), 3), mx::tanh(b));
+  const auto mapped = mx::vmap(
+      [&](const std::vector<mx::array>& in) {
+        return std::vector{kernel(mx::expand_dims(in[0], 2), in[1])};
+      },
+      {1, -1}, {0})({a, b})[0];
+  EXPECT_TRUE(mx::allclose(mapped, expected, 1e-5, 1e-6).item<bool>());
+  const auto compiled = mx::compile(f);
+  const auto c = random_normal({6}, mx::float32, 11);
+  EXPECT_TRUE(mx::allclose(compiled({a, c})[0], f({a, c})[0]).item<bool>());
+  EXPECT_TRUE(mx::allclose(compiled({a, c})[0], f({a, c})[0]).item<bool>());
+}
+
+TEST(KernelElementwise, ErrorsAreClear) {
+  const auto message = [](const auto& f) {
+    try {
+      f();
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message([] { elementwise("x +"); }),
+            "[elementwise] column 4: expected an expression, but found the end\n  x +\n     ^");
+  EXPECT_EQ(message([] { elementwise("1 + 2"); }),
+            "[elementwise] the expression '1 + 2' has no inputs; name at least one, or give "
+            "`inputs`.");
+  ElementwiseOptions options;
+  options.inputs = {"x"};
+  options.name = "shift";
+  EXPECT_EQ(message([&] { elementwise("x + y", options); }),
+            "[elementwise] column 5: there is no 'y' here; there is x\n  x + y\n      ^");
+  const auto shift = elementwise("x + 1", options);
+  EXPECT_EQ(message([&] { shift(mx::array(1.0f), mx::array(2.0f)); }),
+            "[shift] takes 1 array, not 2.");
+  EXPECT_EQ(message([&] { shift(mx::astype(mx::array(1.0f), mx::complex64)); }),
+            "[shift] kernels take no complex arrays.");
+  options.inputs = {"x", "exp"};
+  EXPECT_NE(message([&] { elementwise("x", options); }).find("'exp' cannot be"), std::string::npos);
+}
+
+TEST(KernelElementwise, EqualDefinitionsAreOne) {
+  clear_kernel_registry();
+  ElementwiseOptions options;
+  options.name = "registered";
+  const auto first = elementwise("x * 3 + 1", options), second = elementwise("x * 3 + 1", options);
+  EXPECT_EQ(first.definition(), second.definition());
+  mx::eval(first(mx::array(1.0f)), second(mx::array(2.0f)));
+  const auto records = kernel_registry();
+  ASSERT_EQ(records.size(), 1u);
+  EXPECT_EQ(records[0].name, "registered");
+  EXPECT_EQ(records[0].formula, "x * 3 + 1");
+  EXPECT_EQ(records[0].definitions, 2);
+  EXPECT_EQ(records[0].calls, 2);
+  EXPECT_EQ(records[0].compilations, 1);
+  EXPECT_GT(records[0].compile_seconds, 0);
+}
+
+}  // namespace
+}  // namespace zmlx::testing

@@ -1,0 +1,20 @@
+"""The benchmark of kernels measures what it says, on small arrays."""
+
+import json
+
+from test_capsule import check_schema
+from zmlx.bench import kernels
+
+
+def test_benchmark_writes_a_capsule(tmp_path, capsys):
+    arguments = ["--megabytes", "1", "--repeats", "2", "--no-progress", "--capsule", str(tmp_path)]
+    assert kernels.main(arguments) == 0
+    assert "first call" in capsys.readouterr().out
+    (path,) = tmp_path.iterdir()
+    capsule = json.loads(path.read_text())
+    check_schema(capsule)
+    cases = capsule["results"]["cases"]
+    assert len(cases) == len(kernels.all_cases())
+    assert sum(case["operations"] >= 10 for case in cases) == 5
+    assert all(case["error"] < 1e-5 and case["seconds"] > 0 for case in cases)
+    assert capsule["results"]["first_call_seconds"] < 1e-3

@@ -1,0 +1,230 @@
+"""Kernels from Python: names and defaults, jit, tools."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+import zmlx
+from zmlx.bench import compare
+from zmlx.testing import assert_gradient_matches, assert_matches
+
+SHAPES = [(5,), (3, 64), (2, 3, 1000)]
+SCALE = 0.75
+
+
+def mish(x):
+    return x * mx.tanh(mx.log(1 + mx.exp(x)))
+
+
+def test_elementwise_formula_of_the_readme():
+    kernel = zmlx.elementwise("x * tanh(log(1 + exp(x)))")
+    assert_matches(kernel, mish, SHAPES)
+    assert_matches(kernel, mish, SHAPES, dtypes=[mx.float16, mx.bfloat16], atol=2e-2, rtol=2e-2)
+    assert_gradient_matches(kernel, mish, SHAPES)
+
+
+def test_inputs_are_free_names_in_order_of_appearance_or_given():
+    gate = zmlx.elementwise("a / (1 + exp(-a)) * b")
+    assert gate.inputs == ["a", "b"]
+    assert_matches(gate, lambda a, b: nn.silu(a) * b, SHAPES, n_inputs=2)
+    assert_gradient_matches(gate, lambda a, b: nn.silu(a) * b, SHAPES, n_inputs=2)
+    swapped = zmlx.elementwise("a - b", inputs=["b", "a"])
+    assert swapped(mx.array(1.0), mx.array(5.0)).item() == 4
+
+
+def test_numbers_do_not_widen_the_result():
+    scale = zmlx.elementwise("x * s")
+    assert scale(mx.ones(3, mx.bfloat16), 2.5).dtype == mx.bfloat16
+    assert scale(mx.ones(3), 2).tolist() == [2, 2, 2]
+    with pytest.raises(TypeError, match="takes arrays and numbers"):
+        scale(mx.ones(3), "2")
+
+
+def test_given_derivative_as_in_the_python_package():
+    sigmoid = zmlx.elementwise(
+        "kk_sigmoid(x)", name="sig", grad_expr="g * y * ((T)1 - y)", compute_dtype=mx.float32
+    )
+    assert_gradient_matches(sigmoid, mx.sigmoid, SHAPES)
+    silu = zmlx.elementwise(
+        "kk_silu(x)",
+        grad_expr="g * (kk_sigmoid(x) + x * kk_sigmoid(x) * (1 - kk_sigmoid(x)))",
+        use_output=False,
+    )
+    assert_gradient_matches(silu, nn.silu, SHAPES)
+
+
+def test_raw_source_is_refused():
+    for arguments in ({"header": "#include <x>"}, {"grad_prelude": "T s = 1;"}):
+        with pytest.raises(ValueError, match="zmlx.metal_kernel"):
+            zmlx.elementwise("x + 1", **arguments)
+    with pytest.raises(ValueError, match="zmlx.metal_kernel"):
+        zmlx.reduce(init="0", update="acc + v", header="x")
+
+
+def test_reduce_and_map_reduce():
+    norm2 = zmlx.reduce(init="0", update="acc + v * v", finalize="sqrt(s)")
+    assert_matches(norm2, lambda x: mx.sqrt(mx.sum(x * x, -1)).reshape(-1, *x.shape[1:-1]), SHAPES)
+    total = zmlx.reduce(init="0.0f", update="acc + v", name="simple_sum")
+    assert total.name == "simple_sum" and total(mx.ones((8, 10))).tolist() == [10] * 8
+    softmax = zmlx.map_reduce(
+        pass1={"init": "-INFINITY", "update": "max(acc1, x)", "reduce": "max(a, b)"},
+        pass2={"init": "0.0f", "update": "acc2 + exp(x - s1)", "reduce": "a + b"},
+        write="exp(x - s1) / s2",
+        threadgroup="auto",
+    )
+    assert_matches(softmax, lambda x: mx.softmax(x, -1), SHAPES)
+    weights = mx.random.normal((1000,))
+    for shape in SHAPES[2:]:
+        assert_gradient_matches(
+            lambda x: softmax(x) * weights, lambda x: mx.softmax(x, -1) * weights, [shape]
+        )
+    with pytest.raises(
+        ValueError, match="pass1 needs the keys init, update, reduce; reduce missing"
+    ):
+        zmlx.map_reduce(pass1={"init": "0", "update": "acc1 + x"}, pass2={}, write="x")
+    with pytest.raises(ValueError, match="power of two"):
+        zmlx.map_reduce(
+            pass1={"init": "0", "update": "acc1 + x", "reduce": "a + b"},
+            pass2={"init": "0", "update": "acc2 + x", "reduce": "a + b"},
+            write="x",
+            threadgroup=100,
+        )
+
+
+@zmlx.jit
+def jit_silu(x):
+    return x / (1 + mx.exp(-x))
+
+
+@zmlx.jit
+def jit_mixed(x, y):
+    """Everything that a body may hold."""
+    t = math.exp(-abs(x)) + SCALE
+    for i in range(1, 4):
+        t = t * 0.5 + i / 4
+    t += y**2
+    if x > y and not y < -1:
+        return t % 3
+    z: float = mx.maximum(x, y, 0.25)
+    return mx.where(0 < x < 2, z, -t) * math.pi
+
+
+def mixed_reference(x, y):
+    t = mx.exp(-mx.abs(x)) + SCALE
+    for i in range(1, 4):
+        t = t * 0.5 + i / 4
+    t = t + y**2
+    z = mx.maximum(mx.maximum(x, y), 0.25)
+    other = mx.where((x > 0) & (x < 2), z, -t) * math.pi
+    return mx.where((x > y) & ~(y < -1), t - 3 * mx.floor(t / 3), other)
+
+
+def test_jit_reads_the_syntax_tree():
+    assert jit_silu.name == "jit_silu"
+    assert_matches(jit_silu, nn.silu, SHAPES)
+    assert_gradient_matches(jit_silu, nn.silu, SHAPES)
+    assert_matches(jit_mixed, mixed_reference, SHAPES, n_inputs=2, atol=1e-4)
+
+
+def test_jit_says_what_it_cannot_read():
+    def unknown(x):
+        return x + somewhere  # noqa: F821
+
+    def loop(x):
+        while x > 1:
+            x = x / 2
+        return x
+
+    def nothing(x):
+        x = x + 1
+
+    def foreign(x):
+        return open(x)
+
+    for function, message in [
+        (unknown, "line 2: there is no 'somewhere' here"),
+        (loop, "line 2: a kernel cannot hold this statement"),
+        (nothing, "must end with a return"),
+        (foreign, "there is no function 'open'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            zmlx.jit(function)
+
+
+def test_assertions_fail_where_they_should():
+    double = zmlx.elementwise("x * 2")
+    with pytest.raises(AssertionError, match="elements differ"):
+        assert_matches(double, lambda x: x * 2.01, [(100,)])
+    with pytest.raises(AssertionError, match="got shape"):
+        assert_matches(double, lambda x: x[:1], [(100,)])
+    with pytest.raises(AssertionError, match="gradient by input 0"):
+        assert_gradient_matches(double, lambda x: x * 3, [(100,)])
+    with pytest.raises(AssertionError, match="1 of 100 elements|elements differ"):
+        assert_matches(zmlx.elementwise("x > 2 ? NAN : x"), lambda x: x, [(1000,)])
+
+
+def test_registry_counts(monkeypatch):
+    zmlx.registry.clear_cache()
+    kernel = zmlx.elementwise("x * 7 + 1", name="counted")
+    assert zmlx.elementwise("x * 7 + 1", name="counted")(mx.array(1.0)).item() == 8
+    mx.eval(kernel(mx.array(2.0)))
+    (entry,) = zmlx.registry.entries()
+    assert (entry["name"], entry["kind"], entry["definitions"]) == ("counted", "elementwise", 2)
+    assert (entry["calls"], entry["compilations"]) == (2, 1)
+    assert zmlx.registry.list_kernels() == ["counted"] and zmlx.registry.cache_size() == 1
+    assert "counted" in zmlx.registry.summary()
+
+
+def test_compare_takes_turns(capsys):
+    results = compare(
+        {"MLX": mish, "ZMLX": zmlx.elementwise("x * tanh(log(1 + exp(x)))")}, [(1000,)], iters=3
+    )
+    assert [case["dtype"] for case in results] == ["mlx.core.float32", "mlx.core.float16"]
+    assert all(case["MLX_us"] > 0 and case["ZMLX_us"] > 0 for case in results)
+    assert "speedup" in capsys.readouterr().out
+
+
+def test_explain_shows_formula_and_derivative():
+    text = zmlx.elementwise("log(1 + exp(x))", name="soft").explain()
+    assert "soft(x) = softplus(x)" in text
+    assert "cotangent of x = (sigmoid(x) * g)" in text
+
+
+def test_first_call_is_quick():
+    import time
+
+    x = mx.ones(16)
+    mx.eval(zmlx.elementwise("x + 3.25")(x))
+    times = []
+    for i in range(20):
+        tic = time.perf_counter()
+        mx.eval(zmlx.elementwise(f"x / (1 + exp(-x)) * {i}.125 + tanh(x * x) - log(1 + exp(x))")(x))
+        times.append(time.perf_counter() - tic)
+    assert sorted(times)[10] < 1e-3
+
+
+def test_autotune_chooses_and_remembers(tmp_path, monkeypatch):
+    import time
+
+    monkeypatch.setenv("ZMLX_CACHE_DIR", str(tmp_path))
+    calls = []
+
+    def work(x, wait):
+        calls.append(wait)
+        time.sleep(wait)
+        return x + 1
+
+    chosen = zmlx.autotune(work, [2e-3, 1e-4, 4e-3], args=(mx.ones(3),), key="work")
+    assert chosen == 1e-4 and len(calls) >= 6
+    calls.clear()
+    assert zmlx.autotune(work, [2e-3, 1e-4, 4e-3], args=(mx.ones(3),), key="work") == 1e-4
+    assert not calls and len(list(tmp_path.rglob("*.txt"))) == 1
+    assert zmlx.autotune(lambda a, b: time.sleep(b), [{"b": 1e-3}], args=(1,)) == {"b": 1e-3}
+    kernel = zmlx.elementwise("x * 2 + 3")
+    x = mx.random.normal((100_000,))
+    expected = kernel(x)
+    mx.eval(expected)
+    kernel.tune(x)
+    assert kernel.tune(x).remembered
+    assert mx.array_equal(kernel(x), expected)

@@ -1,0 +1,189 @@
+"""Generated CUDA compiles with nvcc, and generated Metal is checked for syntax and types."""
+
+import ctypes
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import zmlx
+
+NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+CLANG = shutil.which("clang++") or shutil.which("c++")
+DTYPES = (mx.float32, mx.float16, mx.bfloat16, mx.int32, mx.uint32)
+UNARY = """abs acos acosh asin asinh atan atanh ceil cos cosh erf exp exp2 expm1 floor gelu
+gelu_tanh log log10 log1p log2 relu rint round rsqrt sigmoid sign silu sin sinh softplus sqrt tan
+tanh
+trunc""".split()  # noqa: SIM905
+
+
+def formula(rng, depth):
+    """A random formula of a and b, as text."""
+    if depth == 0:
+        return rng.choice(["a", "b", "0.5f", "-1.25", "3", "INFINITY"])
+    one, two = formula(rng, depth - 1), formula(rng, depth - 1)
+    return rng.choice(
+        [
+            f"{rng.choice(UNARY)}({one})",
+            f"({one} {rng.choice('+-*/')} {two})",
+            f"{rng.choice(['min', 'max', 'pow', 'atan2', 'fmod', 'copysign'])}({one}, {two})",
+            f"({one} < {two} ? {two} : {one})",
+            f"float(int({one}) {rng.choice(['+', '/', '%', '&', '<<', '>>'])} int({two}))",
+            f"float(uint({one}) ^ (uint({two}) >> 3u))",
+            f"(isnan({one}) || !({two} >= {one}) ? {one} : fma({one}, {two}, {one}))",
+        ]
+    )
+
+
+def kernels():
+    rng = random.Random(5)
+    made = [
+        zmlx.elementwise("a + b + " + formula(rng, 4), name=f"random{i}", inputs=["a", "b"])
+        for i in range(12)
+    ]
+    made.append(zmlx.elementwise("(x * 3 + 1) % 7 << 2 ^ -x", compute_dtype=mx.int32, name="ints"))
+    made.append(zmlx.reduce(init="0", update="acc + v * v", finalize="sqrt(s)", name="norm2"))
+    made.append(zmlx.reduce(init="0", update="acc * 0.5f + v", name="horner"))
+    made.append(zmlx.reduce(init="1", update="acc * v", name="product"))
+    made.append(zmlx.reduce(init="3", update="max(acc, v)", compute_dtype=mx.int32, name="largest"))
+    made.append(
+        zmlx.map_reduce(
+            pass1={"init": "-INFINITY", "update": "max(acc1, x)", "reduce": "max(a, b)"},
+            pass2={"init": "0.0f", "update": "acc2 + exp(x - s1)", "reduce": "a + b"},
+            write="exp(x - s1) / s2",
+            name="softmax",
+        )
+    )
+    made.append(
+        zmlx.map_reduce(
+            pass1={"init": "0", "update": "fma(acc1, 0.5f, x)", "reduce": "a + 2 * b"},
+            pass2={"init": "0", "update": "acc2 + x * s1", "reduce": "a + b"},
+            write="x - s2",
+            name="partial",
+        )
+    )
+    return made
+
+
+def sources(backend):
+    for i, kernel in enumerate(kernels()):
+        yield f"{kernel.name}", kernel.source(backend, DTYPES[i % len(DTYPES)])
+        if kernel.name not in ("ints", "horner", "largest", "partial"):
+            yield f"{kernel.name}_vjp", kernel.source(backend, DTYPES[i % 3], of="vjp")
+
+
+def test_names_of_the_user_appear_in_no_code():
+    kernel = zmlx.elementwise("secret_input * 2", name="secret_name")
+    for backend in ("metal", "cuda"):
+        assert "secret" not in kernel.source(backend)
+    with pytest.raises(ValueError, match="backends are 'metal' and 'cuda', not 'opencl'"):
+        kernel.source("opencl")
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+def test_cuda_compiles(tmp_path):
+    # Each in a namespace of its own, in one file: nvcc starts slowly.
+    texts, head = [], None
+    for name, source in sources("cuda"):
+        at = (
+            source.index("__device__ __forceinline__ void formula")
+            if ("void formula" in source)
+            else source.index('extern "C"')
+        )
+        for mark in re.finditer(r"__device__ __forceinline__ \w+( \w+)? combine0\(", source):
+            at = min(at, mark.start())
+            break
+        head = source[:at]
+        body = source[at:].replace('extern "C" ', "")
+        texts.append(f"namespace {name} {{\n{body}\n}}\n")
+    assert len(texts) > 25
+    file = tmp_path / "kernels.cu"
+    file.write_text(head + "".join(texts))
+    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ("80", "90")]
+    done = subprocess.run(
+        [NVCC, "-std=c++17", "-c", "-Werror=all-warnings", "-diag-suppress=177", "-Xptxas=-v"]
+        + ["--threads=2", *targets, "-o", tmp_path / "out.o", file],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count(" 0 bytes spill stores") == 2 * len(texts)
+
+
+PLACES = (
+    "thread_position_in_threadgroup",
+    "threads_per_threadgroup",
+    "threadgroup_position_in_grid",
+    "threadgroups_per_grid",
+)
+SCALARS = (
+    "thread_index_in_simdgroup",
+    "simdgroup_index_in_threadgroup",
+    "simdgroups_per_threadgroup",
+)
+MEMORY = {mx.float32: "float", mx.float16: "half", mx.bfloat16: "bfloat16_t"}
+MEMORY |= {mx.int32: "int", mx.uint32: "uint"}
+SHIM = f'#include "{Path(__file__).parent / "metal_shim.h"}"\n'
+
+
+def metal_function(kernel, dtype):
+    """The kernel as a C++ function `run` in a namespace of its name."""
+    functions, body = kernel.source("metal", dtype).split("// The kernel's body")
+    body = body.split("\n", 1)[1]
+    of_integers = kernel.name in ("ints", "largest")
+    read = "int" if of_integers else MEMORY[dtype]
+    parameters = [f"const {read}* in{n}" for n in range(len(kernel.inputs))]
+    parameters += [f"{MEMORY[dtype]}* out0", "const int& size", "const int& rows"]
+    parameters += ["const int& length", *(f"Three {place}" for place in PLACES)]
+    parameters += [f"uint {scalar}" for scalar in SCALARS]
+    return (
+        f"namespace {kernel.name} {{\n{functions}\nvoid run({', '.join(parameters)}) "
+        f"{{\n{body}\n}}\n}}\n"
+    )
+
+
+@pytest.mark.skipif(CLANG is None, reason="no C++ compiler")
+def test_metal_has_no_errors(tmp_path):
+    file = tmp_path / "kernels.cpp"
+    texts = [metal_function(k, DTYPES[i % len(DTYPES)]) for i, k in enumerate(kernels())]
+    file.write_text(SHIM + "".join(texts))
+    done = subprocess.run(
+        [CLANG, "-std=c++17", "-fsyntax-only", "-Wno-unknown-pragmas", file],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.skipif(CLANG is None, reason="no C++ compiler")
+def test_metal_elementwise_kernels_compute_what_the_cpu_does(tmp_path):
+    """One thread walks the array: the text is that of Metal, the functions those of C++."""
+    made = [k for k in kernels() if k.name.startswith("random")]
+    calls = "".join(
+        f'extern "C" void run_{k.name}(const float* a, const float* b, float* out, int size) {{\n'
+        f"  {k.name}::run(a, b, out, size, 0, 0, {{0, 0, 0}}, {{1, 1, 1}}, {{0, 0, 0}}, "
+        "{1, 1, 1}, 0, 0, 1);\n}\n"
+        for k in made
+    )
+    file = tmp_path / "kernels.cpp"
+    file.write_text(SHIM + "".join(metal_function(k, mx.float32) for k in made) + calls)
+    library = tmp_path / "kernels.so"
+    command = [CLANG, "-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+    subprocess.run([*command, "-o", library, file], check=True, capture_output=True)
+    loaded = ctypes.CDLL(str(library))
+    a, b = np.random.default_rng(3).normal(size=(2, 1003)).astype(np.float32)
+    compared = 0
+    for kernel in made:
+        found = np.empty_like(a)
+        pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (a, b, found)]
+        getattr(loaded, f"run_{kernel.name}")(*pointers, ctypes.c_int(a.size))
+        expected = np.array(kernel(mx.array(a), mx.array(b)))
+        # Near a jump or where digits cancel the last bits decide; those are few.
+        close = np.isclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert close.mean() > 0.98, f"{kernel.name}: {kernel.explain()}"
+        compared += int(np.isfinite(expected).sum())
+    assert compared > 3000
