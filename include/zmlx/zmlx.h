@@ -1,5 +1,6 @@
 #pragma once
 
+#include "zmlx/decode_step.h"
 #include "zmlx/explain.h"
 #include "zmlx/fast.h"
 #include "zmlx/moe_block.h"
