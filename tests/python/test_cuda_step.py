@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +13,9 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 from patch_models import build, tokens
 from zmlx.patch import attention, patch
 from zmlx.patch.seam import pending_sum
+
+# From 256 keys on MLX lets cuDNN attend, which is not always equal to itself.
+os.environ.setdefault("MLX_CUDA_USE_CUDNN_SDPA", "0")
 
 pytestmark = pytest.mark.skipif(not mx.cuda.is_available(), reason="MLX has no CUDA GPU here")
 

@@ -24,8 +24,15 @@ from zmlx.validate.identity import first_difference
 
 _PARTS = ("build", "submit", "busy", "total")
 _SHARES = ("host_share", "busy_share")
-# Environment variables that choose the kernels.
-_SWITCHES = ("ZMLX_CUDA", "ZMLX_CPU_TARGET")
+# Environment variables that choose the kernels, or how MLX launches them.
+_SWITCHES = (
+    "ZMLX_CUDA",
+    "ZMLX_CPU_TARGET",
+    "MLX_CUDA_USE_CUDNN_SDPA",
+    "MLX_MAX_OPS_PER_BUFFER",
+    "MLX_MAX_MB_PER_BUFFER",
+    "MLX_USE_CUDA_GRAPHS",
+)
 
 
 def result_text(result: RandomResult, settings: RandomSettings) -> str:

@@ -241,7 +241,7 @@ def _times(ratio: float | None) -> str:
 
 _TABLES = {
     "cuda_layer": ("Experts of a chain of 24 layers on a GPU, a layer", _chain_table),
-    "cuda_chain": ("The same chains from C++", _program_table),
+    "cuda_chain": ("Experts of a chain of 24 layers on a GPU, from C++, a layer", _program_table),
     "moe_layer": ("One MoE layer", _layer_table),
     "add_rms_norm": ("`add_rms_norm`", _norm_table),
     "kernels": ("Kernels made of formulas, float32", _kernels_table),

@@ -3,6 +3,7 @@
 `zmlx.patch.norm` follows residual sums through any code, at some 10 us of Python for each. On a GPU
 that is more than the saved kernel takes. A layer whose code is known needs no following: its two
 sums are computed with the norms after them, the second one with the first norm of the next layer.
+For one token on CUDA, what takes the norm (`after_sum`) computes sum and norm itself.
 """
 
 import functools

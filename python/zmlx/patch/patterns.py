@@ -8,7 +8,7 @@ PATTERNS = {
     "moe_experts": "gate and up projections and activation of SwitchGLU experts in one product",
     "moe_combine": "down projection of the experts and their weighted sum, with no (M, K, D) array",
     "moe_block": "a block of known code, from router to weighted sum, in one call",
-    "add_rms_norm": "residual add and RMS norm in one pass",
+    "add_rms_norm": "residual add and RMS norm in one pass (one token on CUDA: with what follows)",
     "dense_swiglu": "gate and up projections and activation of dense layers in one product (CPU)",
     "dense": "quantized linear layers and output heads (CPU)",
     "rms_norm": "RMS norm in one pass (CPU)",
