@@ -7,6 +7,8 @@
 #include <memory>
 #include <new>
 
+#include "access.h"
+
 asm(R"(
 .text
 .globl msl_switch
@@ -39,8 +41,8 @@ constexpr size_t kPage = 4096;
 constexpr size_t kStack = 128 * 1024;
 constexpr size_t kSavedRegisters = 6;
 
-void land_bad_address() { fault_from_signal("touches an address that is not mapped"); }
-void land_trap() { fault_from_signal("comes to an instruction that traps"); }
+void land_bad_address() { fault("touches an address that is not mapped"); }
+void land_trap() { fault("comes to an instruction that traps"); }
 
 void handle(int number, siginfo_t*, void* state) {
   if (!in_kernel()) {

@@ -40,8 +40,4 @@ class Fiber {
 /// operating system.
 void catch_signals();
 
-/// Of the runtime: whether a lane is at work, and ends it with a fault.
-bool in_kernel();
-[[noreturn]] void fault_from_signal(const char* text);
-
 }  // namespace msl

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "access.h"
 #include "device_memory.h"
 #include "fiber.h"
 #include "threadgroup_memory.h"
@@ -83,11 +84,6 @@ std::string format(const char* text, ...) {
   return buffer;
 }
 
-std::string where(const MslSite& site) {
-  const char* slash = strrchr(site.file, '/');
-  return format("%s:%d", slash ? slash + 1 : site.file, site.line);
-}
-
 std::string who(const Worker& w, const Lane& lane) {
   return format("thread (%u, %u, %u) of threadgroup (%u, %u, %u), lane %u of simdgroup %u",
                 lane.position[0], lane.position[1], lane.position[2], w.group[0], w.group[1],
@@ -100,16 +96,6 @@ void report(const std::string& text) {
   if (!shared.failed.exchange(true)) {
     shared.message = std::string("[") + shared.launch.kernel + "] " + text;
   }
-}
-
-/// Reports and never returns to the lane.
-[[noreturn]] void fault(const std::string& text) {
-  auto& w = here();
-  report(text + ", by " + who(w, *w.current));
-  w.current->wait = Wait::done;
-  Context abandoned;
-  switch_context(abandoned, w.scheduler);
-  __builtin_unreachable();
 }
 
 void yield() {
@@ -149,7 +135,7 @@ bool same_place(const Lane& a, const Lane& b) {
 
 std::string state(const Lane& lane) {
   if (lane.wait == Wait::done) return "has ended";
-  return std::string("waits at ") + lane.what + " (" + where(lane.site) + ")";
+  return std::string("waits at ") + lane.what + " (" + place(lane.site) + ")";
 }
 
 bool check_together(Worker& w, const Lane& first, const Lane& other, const char* set) {
@@ -243,8 +229,25 @@ void take_threadgroups(Shared& shared) {
   }
 }
 
-/// Names the buffer that an address is in.
-std::string describe(uintptr_t address) {
+}  // namespace
+
+bool in_kernel() { return worker && worker->current; }
+
+std::string place(const MslSite& site) {
+  const char* slash = strrchr(site.file, '/');
+  return format("%s:%d", slash ? slash + 1 : site.file, site.line);
+}
+
+void fault(const std::string& text) {
+  auto& w = here();
+  report(text + ", by " + who(w, *w.current));
+  w.current->wait = Wait::done;
+  Context abandoned;
+  switch_context(abandoned, w.scheduler);
+  __builtin_unreachable();
+}
+
+std::string buffer_at(uintptr_t address) {
   const auto& buffers = here().shared->buffers;
   const auto slot = device_slot(address);
   if (slot < 0 || slot >= int(buffers.size())) return {};
@@ -253,8 +256,7 @@ std::string describe(uintptr_t address) {
                 buffers[slot].name);
 }
 
-/// Checks an access of the lane at work.
-void check(const void* pointer, size_t size, bool store) {
+void check_access(const void* pointer, size_t size, bool store) {
   auto* w = worker;
   if (!w || !w->current) return;
   const auto& stack = w->current->fiber;
@@ -287,12 +289,6 @@ void check(const void* pointer, size_t size, bool store) {
   fault(format("%s %zu bytes at an address that is in no buffer, threadgroup array or own memory",
                verb, size));
 }
-
-}  // namespace
-
-void fault_from_signal(const char* text) { fault(text); }
-
-bool in_kernel() { return worker && worker->current; }
 
 }  // namespace msl
 
@@ -371,7 +367,7 @@ void* msl_threadgroup_array(size_t size, const char* name, MslSite site) {
   auto& w = here();
   void* address = nullptr;
   auto problem = w.memory.declare(w.current->arrays++, size, name, address);
-  if (!problem.empty()) fault(problem + " (" + where(site) + ")");
+  if (!problem.empty()) fault(problem + " (" + place(site) + ")");
   return address;
 }
 
@@ -382,7 +378,7 @@ void msl_atomic_access(const void* pointer, size_t size) {
     if (!problem.empty()) fault("updates " + problem);
     return;
   }
-  check(pointer, size, true);
+  check_access(pointer, size, true);
 }
 
 int msl_variant() { return here().shared->launch.variant; }
@@ -424,82 +420,6 @@ int msl_launch(const MslLaunch* launch, char* message, size_t message_size) {
   if (!shared.failed) return 0;
   snprintf(message, message_size, "%s", shared.message.c_str());
   return 1;
-}
-
-/// As clang describes a type; the name is quoted.
-struct MslTypeName {
-  uint16_t kind, detail;
-  char name[1];
-};
-
-// Kernels are compiled with -fsanitize=kernel-address and calls for every access; these are those
-// calls. No shadow memory, no runtime library of the sanitizer.
-#define MSL_ACCESS(size)                                                                      \
-  void __asan_load##size##_noabort(const void* address) { msl::check(address, size, false); } \
-  void __asan_store##size##_noabort(const void* address) { msl::check(address, size, true); }
-MSL_ACCESS(1)
-MSL_ACCESS(2)
-MSL_ACCESS(4)
-MSL_ACCESS(8)
-MSL_ACCESS(16)
-#undef MSL_ACCESS
-void __asan_loadN_noabort(const void* address, size_t size) { msl::check(address, size, false); }
-void __asan_storeN_noabort(const void* address, size_t size) { msl::check(address, size, true); }
-void* __asan_memcpy(void* to, const void* from, size_t size) {
-  if (size) {
-    msl::check(from, size, false);
-    msl::check(to, size, true);
-  }
-  return memcpy(to, from, size);
-}
-void* __asan_memmove(void* to, const void* from, size_t size) {
-  if (size) {
-    msl::check(from, size, false);
-    msl::check(to, size, true);
-  }
-  return memmove(to, from, size);
-}
-void* __asan_memset(void* to, int value, size_t size) {
-  if (size) msl::check(to, size, true);
-  return memset(to, value, size);
-}
-void __asan_handle_no_return() {}
-
-// And of -fsanitize=bounds, for arrays whose size the compiler knows.
-struct MslBoundsData {
-  const char* file;
-  uint32_t line, column;
-  const MslTypeName* array;
-  const void* index_type;
-};
-void __ubsan_handle_out_of_bounds(const MslBoundsData* data, uintptr_t index) {
-  fault("index " + std::to_string(static_cast<int64_t>(index)) +
-        " is out of bounds of an array of type " + data->array->name + " (" +
-        where({data->file, static_cast<int>(data->line)}) + ")");
-}
-
-// And of -fsanitize=alignment.
-struct MslTypeData {
-  const char* file;
-  uint32_t line, column;
-  const MslTypeName* type;
-  unsigned char log_alignment, kind;
-};
-void __ubsan_handle_type_mismatch_v1(const MslTypeData* data, uintptr_t address) {
-  fault(format("uses an address as one of type %s which is no multiple of %u", data->type->name,
-               1u << data->log_alignment) +
-        describe(address) + " (" + where({data->file, static_cast<int>(data->line)}) + ")");
-}
-
-/// Rounds to nearest even. Clang calls it for every bfloat16 result; Debian 12's libgcc lacks it.
-__bf16 __truncsfbf2(float value) {
-  auto bits = __builtin_bit_cast(uint32_t, value);
-  if ((bits & 0x7fffffff) > 0x7f800000) {
-    bits |= 0x400000;  // stays a NaN
-  } else {
-    bits += 0x7fff + ((bits >> 16) & 1);
-  }
-  return __builtin_bit_cast(__bf16, static_cast<uint16_t>(bits >> 16));
 }
 
 }  // extern "C"

@@ -40,7 +40,7 @@ _MSL = [
     "-Wno-user-defined-literals",
     "-Wno-pass-failed",
 ]
-# Calls for every access of memory; see the end of host/runtime.cpp.
+# Calls for every access of memory; see host/instrumentation.cpp.
 _CHECKED = [
     "-O1",
     "-fsanitize=kernel-address",

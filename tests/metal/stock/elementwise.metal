@@ -26,7 +26,7 @@ template <typename T>
   out[index] = tmp_out;
 }
 
-// mlx_lm.models.gpt_oss.swiglu with its clamps, compiled. Scalars have the arrays' type.
+// mlx_lm.models.activations.swiglu_oai, compiled. Scalars have the arrays' type.
 template <typename T>
 [[kernel]] void compiled_swiglu_clamped(
     device const T* gate [[buffer(0)]],
