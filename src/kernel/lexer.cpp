@@ -1,7 +1,10 @@
 #include "kernel/lexer.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <clocale>
+#include <cstdlib>
 
 #include "kernel/syntax_error.h"
 
@@ -138,10 +141,14 @@ class Lexer {
     if (std::string_view("fFhH").find(digits.back()) != std::string_view::npos) {
       digits.remove_suffix(1);
     }
-    double value = 0;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (digits.empty() || end != digits.data() + digits.size()) bad_number(text);
-    if (error != std::errc()) {
+    // Not std::from_chars, which some C++ libraries lack for floats; strtod goes by the locale.
+    std::string number(digits);
+    std::replace(number.begin(), number.end(), '.', *std::localeconv()->decimal_point);
+    char* end = nullptr;
+    errno = 0;
+    const double value = std::strtod(number.c_str(), &end);
+    if (number.empty() || end != number.c_str() + number.size()) bad_number(text);
+    if (errno == ERANGE) {
       throw SyntaxError(source_, i_, "the number " + std::string(text) + " is out of range");
     }
     Token result = token(TokenKind::number, text.size());

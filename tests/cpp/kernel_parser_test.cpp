@@ -48,6 +48,8 @@ TEST(KernelParser, TypesConvertAsInC) {
   EXPECT_DOUBLE_EQ(Parsed("x + 0x10 + 3u + 1e1f + 2h").at({1}), 32);
   EXPECT_DOUBLE_EQ(Parsed("x + (-1 >> 1) + (-7 / 2) + (-7 % 3)").at({0}), -1 - 3 - 1);
   EXPECT_DOUBLE_EQ(Parsed("x + (0u - 1u > 5 ? 1 : 0)").at({0}), 1);
+  EXPECT_DOUBLE_EQ(Parsed("x + (0x80000000 > 1 ? 1 : 0) + 4294967295").at({0}), 4294967297.0);
+  EXPECT_DOUBLE_EQ(Parsed("x + .5 + 1. + 2.5e-1f + 1E2").at({0}), 101.75);
   EXPECT_DOUBLE_EQ(Parsed("x + int(3.9) + int(-3.9) + int(NAN)").at({0}), 0);
   EXPECT_DOUBLE_EQ(Parsed("x + 1 / 0 + (2147483647 + 1)").at({0}), -2147483648.0);
 }
@@ -139,6 +141,8 @@ TEST(KernelParser, ErrorsHelp) {
   expect("select(a, b, c)", "the third argument of select(a, b, condition) must be bool");
   expect("let exp = 2; exp", "'exp' has a meaning already");
   expect("1.2.3", "'1.2.3' is not a number");
+  expect("1e", "'1e' is not a number");
+  expect("1e999", "the number 1e999 is out of range");
   expect("4294967296", "needs over 32 bits");
   expect("", "expected an expression, but found the end");
   expect("x ? 1", "expected ':' of '?', but found the end");
