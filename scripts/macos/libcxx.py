@@ -1,7 +1,8 @@
 """Writes libc++.tbd, which stands for Apple's libc++ when linking where there is no macOS SDK.
 
 It lists what MLX's macOS libraries import from libc++, which macOS must therefore have, and what
-``libcxx.txt`` beside the toolchain adds. Anything else is an undefined symbol to the linker.
+``libcxx.txt`` beside the toolchain adds. Anything else is an undefined symbol to the linker. All
+that Zig's own, newer libc++ defines would be too much: macOS 14's libraries bring some of it along.
 
     usage: libcxx.py MLX_FOLDER LIST OUTPUT
 """
