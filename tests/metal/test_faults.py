@@ -139,6 +139,22 @@ PLANTED = {
         REVERSE + "shared[i] = 2;",
         r"threadgroup array 'shared'.*race with (a read|the write)",
     ),
+    "written after another simdgroup has read": (
+        REVERSE + "y[i] += shared[63]; if (i == 63) shared[63] = 2;",
+        r"writes threadgroup array 'shared', byte 252: a race with a read by thread \d+, "
+        r"by thread \(63, 0, 0\)",
+    ),
+    "written after another lane has read": (
+        REVERSE + "if (simdgroup == 0) { y[i] += shared[31]; if (lane == 31) shared[31] = 2; }",
+        r"writes threadgroup array 'shared', byte 124: a race with a read by thread \d+, "
+        r"by thread \(31, 0, 0\)",
+    ),
+    "ordered after its own simdgroup's reads only": (
+        REVERSE + "y[i] += shared[5]; simdgroup_barrier(mem_flags::mem_threadgroup);"
+        "threadgroup_barrier(mem_flags::mem_none); if (i == 0) shared[5] = 2;",
+        r"writes threadgroup array 'shared', byte 20: a race with a read by thread \d+, "
+        r"by thread \(0, 0, 0\)",
+    ),
     "race of two writes": (
         "threadgroup float shared[64]; shared[i / 2] = i;",
         r"writes threadgroup array 'shared', byte 0: a race with the write by thread [01]\b",
