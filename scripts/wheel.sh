@@ -7,7 +7,7 @@ python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-rm -rf dist
+rm -f dist/zmlx-*.whl
 # Isolated from the environment's packages only where nothing is gained by building them again.
 "$python" -m pip install -q --disable-pip-version-check "scikit-build-core>=0.10"
 "$python" -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w dist .

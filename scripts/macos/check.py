@@ -95,7 +95,7 @@ def check_library(library: Library, others: dict[str, set[str]], checks: Checks)
         if source is None:
             checks.expect(symbol in api, f"{name}: {symbol} is not in CPython's API")
         elif source not in SYSTEM:
-            checks.expect(symbol in others[source], f"{name}: {source} has no {symbol}")
+            checks.expect(symbol in others.get(source, ()), f"{name}: {source} has no {symbol}")
 
 
 def nanobind_abi(path: Path) -> set[bytes]:
