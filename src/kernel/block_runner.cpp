@@ -26,8 +26,10 @@ BlockRunner::BlockRunner(const Program& program, size_t block)
     : program_(program),
       block_(block),
       stride_(block + kPadding),
-      uniforms_(hwy::AllocateAligned<uint32_t>(std::max<size_t>(program.uniforms, 1) * kBlockUnit)),
-      registers_(hwy::AllocateAligned<uint32_t>(std::max<size_t>(program.registers, 1) * stride_)) {
+      uniforms_(
+          cpu::allocate_aligned<uint32_t>(std::max<size_t>(program.uniforms, 1) * kBlockUnit)),
+      registers_(
+          cpu::allocate_aligned<uint32_t>(std::max<size_t>(program.registers, 1) * stride_)) {
   for (size_t i = 0; i < program.constants.size(); ++i) fill_unit(program.constants[i], unit(i));
   resolve(program.uniform_code, uniform_kernels_, uniform_calls_, nullptr);
   resolve(program.code, kernels_, calls_, &patches_);

@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "hwy/aligned_allocator.h"
+#include "cpu/aligned.h"
 #include "kernel/block_kernels.h"
 #include "kernel/program.h"
 
@@ -48,7 +48,7 @@ class BlockRunner {
 
   const Program& program_;
   size_t block_, stride_;
-  hwy::AlignedFreeUniquePtr<uint32_t[]> uniforms_, registers_;
+  cpu::AlignedArray<uint32_t> uniforms_, registers_;
   std::vector<BlockKernel> kernels_, uniform_kernels_;
   std::vector<BlockCall> calls_, uniform_calls_;
   std::vector<Patch> patches_;

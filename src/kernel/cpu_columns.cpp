@@ -23,11 +23,11 @@ class Columns {
     outputs_.emplace_back(plan.elements, kLanesAtOnce);
     outputs_.emplace_back(plan.rows, kLanesAtOnce);
     const size_t per_input = kTile * kLanesAtOnce;
-    tiles_ = hwy::AllocateAligned<uint32_t>((call.inputs.size() + 1) * per_input);
-    values_ = hwy::AllocateAligned<uint32_t>(variables_ * kLanesAtOnce);
-    line_ = hwy::AllocateAligned<uint32_t>(kTile + 2 * kBlockUnit);
-    results_ = hwy::AllocateAligned<uint32_t>(kTile * kLanesAtOnce *
-                                              std::max<size_t>(plan.element_outputs.size(), 1));
+    tiles_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + 1) * per_input);
+    values_ = cpu::allocate_aligned<uint32_t>(variables_ * kLanesAtOnce);
+    line_ = cpu::allocate_aligned<uint32_t>(kTile + 2 * kBlockUnit);
+    results_ = cpu::allocate_aligned<uint32_t>(kTile * kLanesAtOnce *
+                                               std::max<size_t>(plan.element_outputs.size(), 1));
     rows_shape_.assign(call.shape.begin(), call.shape.end() - 1);
     if (rows_shape_.empty()) rows_shape_.push_back(1);
   }
@@ -132,7 +132,7 @@ class Columns {
   size_t first_ = 0, count_ = 0, padded_ = 0;
   size_t loaded_ = SIZE_MAX, loaded_first_ = SIZE_MAX;
   std::vector<BlockRunner> updates_, outputs_;
-  hwy::AlignedFreeUniquePtr<uint32_t[]> tiles_, values_, line_, results_;
+  cpu::AlignedArray<uint32_t> tiles_, values_, line_, results_;
   std::vector<int64_t> rows_shape_;
   std::vector<const void*> pointers_;
 };

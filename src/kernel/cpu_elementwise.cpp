@@ -22,8 +22,8 @@ class Range {
         stream_(stream),
         runner_(call.program, block),
         pointers_(call.inputs.size()),
-        copies_(hwy::AllocateAligned<uint32_t>(std::max<size_t>(call.inputs.size(), 1) *
-                                               (block + kBlockUnit))) {}
+        copies_(cpu::allocate_aligned<uint32_t>(std::max<size_t>(call.inputs.size(), 1) *
+                                                (block + kBlockUnit))) {}
 
   void run(size_t begin, size_t end) {
     for (size_t at = begin; at < end; at += runner_.block()) {
@@ -60,7 +60,7 @@ class Range {
   const bool stream_;
   BlockRunner runner_;
   std::vector<const void*> pointers_;
-  hwy::AlignedFreeUniquePtr<uint32_t[]> copies_;
+  cpu::AlignedArray<uint32_t> copies_;
 };
 
 }  // namespace

@@ -48,9 +48,9 @@ class Walker {
     runners_.emplace_back(plan.elements, block_);
     rows_.emplace_back(plan.rows, kBlockUnit);
     padded_ = (length_ + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
-    kept_ = hwy::AllocateAligned<uint32_t>(std::max<size_t>(padded_ * plan.buffers, 1));
-    copies_ = hwy::AllocateAligned<uint32_t>((call.inputs.size() + 1) * (block_ + kBlockUnit));
-    partials_ = hwy::AllocateAligned<uint32_t>((call.formula.passes.size() + 1) * kPartials);
+    kept_ = cpu::allocate_aligned<uint32_t>(std::max<size_t>(padded_ * plan.buffers, 1));
+    copies_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + 1) * (block_ + kBlockUnit));
+    partials_ = cpu::allocate_aligned<uint32_t>((call.formula.passes.size() + 1) * kPartials);
     pointers_.resize(call.inputs.size() + plan.buffers + 1);
   }
 
@@ -172,7 +172,7 @@ class Walker {
   size_t block_, padded_;
   std::vector<uint32_t> results_;  ///< by variable: inputs of a row, results of passes
   std::vector<BlockRunner> runners_, rows_;
-  hwy::AlignedFreeUniquePtr<uint32_t[]> kept_, copies_, partials_;
+  cpu::AlignedArray<uint32_t> kept_, copies_, partials_;
   std::vector<const void*> pointers_;
 };
 
