@@ -87,7 +87,8 @@ HWY_INLINE void Loop(const BlockCall& call, const F& f) {
 template <class In, class Out, typename F>
 HWY_INLINE void ScalarLoop(const BlockCall& call, const F& f) {
   const auto* a = static_cast<const In*>(call.args[0]);
-  const auto* b = static_cast<const In*>(call.args[1]);
+  // Operations of one argument have no second.
+  const auto* b = call.args[1] ? static_cast<const In*>(call.args[1]) : a;
   auto* out = static_cast<Out*>(call.out);
   const size_t step_a = call.steps[0], step_b = call.steps[1];
   for (size_t i = 0; i < call.count; ++i) {
