@@ -269,20 +269,7 @@ std::string cuda_device_obstacle(const mx::Stream& s) {
 std::string cuda_obstacle(const mx::Stream& s, const mx::array& x, const QuantizedWeights& weights,
                           const Quantization& q, bool transpose) {
   if (auto obstacle = cuda_device_obstacle(s); !obstacle.empty()) return obstacle;
-  if (!transpose) return "transpose=False";
-  if (weights.w.ndim() != 3) return "the weights are not a stack of experts (E, N, K)";
-  if (!kernel_float(x.dtype())) return "the type of x";
-  if (q.affine() && (weights.scales.dtype() != x.dtype() || weights.biases->dtype() != x.dtype())) {
-    return "scales and biases of another type than x";
-  }
-  if (weights.bias && weights.bias->dtype() != x.dtype()) return "a bias of another type than x";
-  // Arrays that are not evaluated yet are taken to be what they nearly always are; if not, they are
-  // copied when it comes to that.
-  auto strided = [](const mx::array& a) { return a.is_available() && !cuda_readable(a); };
-  if (strided(weights.w) || strided(weights.scales) || (q.affine() && strided(*weights.biases))) {
-    return "weights that are not contiguous";
-  }
-  return "";
+  return stack_obstacle(x, weights, q, transpose, cuda_readable);
 }
 
 }  // namespace zmlx::fast

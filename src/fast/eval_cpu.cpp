@@ -12,6 +12,7 @@
 #include "cpu/gather_qmm_swiglu.h"
 #include "cpu/quantized_matmul.h"
 #include "cpu/scalar.h"
+#include "fast/aligned_output.h"
 #include "fast/inputs.h"
 #include "fast/primitives.h"
 #include "mlx/allocator.h"
@@ -36,37 +37,19 @@ cpu::Format format_of(const Quantization& q) {
   return q.bits == 8 ? cpu::Format::affine8 : kFormats[q.bits - 1];
 }
 
-/// What streaming stores and cache lines want; MLX's CPU allocator aligns to 8 bytes only.
-constexpr size_t kAlign = 64;
-
 /// Kernels' working memory, from MLX's allocator: its peak counts it.
 class MlxScratch : public cpu::Scratch {
  public:
   float* floats(size_t count) override {
-    size_t space = count * sizeof(float) + kAlign;
+    size_t space = count * sizeof(float) + kOutputAlignment;
     buffers_.push_back(mx::allocator::malloc(space));
     void* p = buffers_.back().buffer().raw_ptr();
-    return static_cast<float*>(std::align(kAlign, count * sizeof(float), p, space));
+    return static_cast<float*>(std::align(kOutputAlignment, count * sizeof(float), p, space));
   }
 
  private:
   std::vector<mx::allocator::Data> buffers_;
 };
-
-/// Aligned memory for an output.
-void allocate(mx::array& out) {
-  auto buffer = mx::allocator::malloc(out.nbytes() + kAlign);
-  const auto address = reinterpret_cast<uintptr_t>(buffer.buffer().raw_ptr());
-  const auto offset = static_cast<int64_t>((kAlign - address % kAlign) % kAlign);
-  mx::Strides strides(out.ndim(), 1);
-  for (int i = static_cast<int>(out.ndim()) - 2; i >= 0; --i) {
-    strides[i] = strides[i + 1] * out.shape(i + 1);
-  }
-  size_t longer_than_one = 0;
-  for (auto n : out.shape()) longer_than_one += n > 1;
-  out.set_data(std::move(buffer), out.size(), std::move(strides),
-               {true, true, longer_than_one <= 1}, offset);
-}
 
 /// Offsets in elements of every index of `shape` (the trailing axes left out belong to one item)
 /// into an array of the given leading shape and strides, which broadcasts to `shape`.

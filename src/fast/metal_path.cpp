@@ -109,20 +109,7 @@ bool metal_readable(const mx::array& a) {
 
 std::string metal_obstacle(const mx::array& x, const QuantizedWeights& weights,
                            const Quantization& q, bool transpose) {
-  if (!transpose) return "transpose=False";
-  if (weights.w.ndim() != 3) return "the weights are not a stack of experts (E, N, K)";
-  if (!kernel_float(x.dtype())) return "the type of x";
-  if (q.affine() && (weights.scales.dtype() != x.dtype() || weights.biases->dtype() != x.dtype())) {
-    return "scales and biases of another type than x";
-  }
-  if (weights.bias && weights.bias->dtype() != x.dtype()) return "a bias of another type than x";
-  // Arrays that are not evaluated yet are taken to be what they nearly always are; if not, they are
-  // copied when it comes to that.
-  auto strided = [](const mx::array& a) { return a.is_available() && !metal_readable(a); };
-  if (strided(weights.w) || strided(weights.scales) || (q.affine() && strided(*weights.biases))) {
-    return "weights that are not contiguous";
-  }
-  return "";
+  return stack_obstacle(x, weights, q, transpose, metal_readable);
 }
 
 }  // namespace zmlx::fast

@@ -56,6 +56,12 @@ std::string kernel_obstacle(const mx::Stream& s, const mx::array& x,
                             const QuantizedWeights& weights, const Quantization& quantization,
                             bool transpose);
 
+/// The part of it that GPUs share: why no kernel reads these arrays in place, where `readable`
+/// tells of a stack of matrices whether one does; empty if one does.
+std::string stack_obstacle(const mx::array& x, const QuantizedWeights& weights,
+                           const Quantization& quantization, bool transpose,
+                           bool (*readable)(const mx::array&));
+
 /// The indices as given, or those of `a`'s leading axes (all but two) in order: what `gather_qmm`
 /// takes where none are given.
 mx::array indices_or_default(const std::optional<mx::array>& indices, const mx::array& a,

@@ -3,7 +3,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "mlx/allocator.h"
+#include "fast/aligned_output.h"
 #include "mlx/ops.h"
 
 namespace zmlx::kernel {
@@ -61,18 +61,7 @@ Type compute_type(const std::optional<mx::Dtype>& dtype, const std::string& kern
 
 void allocate_output(mx::array& out, const mx::array* donor) {
   if (donor) return out.copy_shared_buffer(*donor);
-  constexpr size_t kAlign = 64;  // MLX's CPU allocator aligns to 8 bytes only
-  auto buffer = mx::allocator::malloc(out.nbytes() + kAlign);
-  const auto address = reinterpret_cast<uintptr_t>(buffer.buffer().raw_ptr());
-  const auto offset = static_cast<int64_t>((kAlign - address % kAlign) % kAlign);
-  mx::Strides strides(out.ndim(), 1);
-  for (int i = static_cast<int>(out.ndim()) - 2; i >= 0; --i) {
-    strides[i] = strides[i + 1] * out.shape(i + 1);
-  }
-  size_t longer_than_one = 0;
-  for (auto n : out.shape()) longer_than_one += n > 1;
-  out.set_data(std::move(buffer), out.size(), std::move(strides),
-               {true, true, longer_than_one <= 1}, offset);
+  fast::allocate(out);
 }
 
 const mx::array* donor_for(const mx::array& out, const std::vector<mx::array>& inputs) {

@@ -156,6 +156,8 @@ def test_other_tokens_are_excused_if_stock_differs_from_itself():
 
 
 def test_the_environment_that_chooses_kernels_is_kept(monkeypatch, tmp_path):
+    for name in decode_random_report.SWITCHES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ZMLX_CUDA", "1")
     monkeypatch.setenv("ZMLX_OTHER", "/some/folder")
     result = decode_random.RandomResult("tiny", Format("affine", 4, 64), 3, 1000, 1.0)

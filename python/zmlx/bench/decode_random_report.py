@@ -25,7 +25,7 @@ from zmlx.validate.identity import first_difference
 _PARTS = ("build", "submit", "busy", "total")
 _SHARES = ("host_share", "busy_share")
 # Environment variables that choose the kernels, or how MLX launches them.
-_SWITCHES = (
+SWITCHES = (
     "ZMLX_CUDA",
     "ZMLX_CPU_TARGET",
     "MLX_CUDA_USE_CUDNN_SDPA",
@@ -142,7 +142,7 @@ def result_capsule(
             **asdict(settings),
             "model": f"{result.name}, random weights, {result.layers} layers, "
             f"prompt of {settings.prompt_tokens}" + _cache_note(settings),
-            "environment": {name: os.environ[name] for name in _SWITCHES if name in os.environ},
+            "environment": {name: os.environ[name] for name in SWITCHES if name in os.environ},
         },
         measurements=entries,
         results={

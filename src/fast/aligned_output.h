@@ -1,0 +1,13 @@
+#pragma once
+
+#include "mlx/array.h"
+
+namespace zmlx::fast {
+
+/// What streaming stores and cache lines want; MLX's CPU allocator aligns to 8 bytes only.
+inline constexpr size_t kOutputAlignment = 64;
+
+/// Gives an output of the CPU contiguous memory, aligned.
+void allocate(mlx::core::array& out);
+
+}  // namespace zmlx::fast
