@@ -15,7 +15,8 @@ from zmlx.patch import attention, patch
 from zmlx.patch.seam import pending_sum
 
 if mx.cuda.is_available():
-    # From 256 keys on MLX lets cuDNN attend, which is not always equal to itself. Read once, so set here.
+    # From 256 keys on MLX lets cuDNN attend, which is not always equal to itself. MLX reads this
+    # once.
     os.environ.setdefault("MLX_CUDA_USE_CUDNN_SDPA", "0")
 
 pytestmark = pytest.mark.skipif(not mx.cuda.is_available(), reason="MLX has no CUDA GPU here")
