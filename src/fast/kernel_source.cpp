@@ -9,13 +9,6 @@ namespace zmlx::fast {
 
 namespace {
 
-const char* text_of(const SourceFolder& folder, const std::string& name) {
-  for (size_t i = 0; i < folder.count; ++i) {
-    if (name == folder.files[i].name) return folder.files[i].text;
-  }
-  throw std::logic_error("[kernel_source] there is no file " + name + " in " + folder.name + ".");
-}
-
 /// The sources hold no string literals and no block comments, so two slashes start a comment.
 std::string_view without_comment(std::string_view line) {
   line = line.substr(0, line.find("//"));
@@ -27,7 +20,7 @@ std::string_view without_comment(std::string_view line) {
 void append(const SourceFolder& folder, const std::string& name, std::set<std::string>& included,
             std::string& out) {
   if (!included.insert(name).second) return;
-  std::string_view rest = text_of(folder, name);
+  std::string_view rest = source_text(folder, name);
   while (!rest.empty()) {
     const auto line = rest.substr(0, rest.find('\n'));
     rest.remove_prefix(std::min(rest.size(), line.size() + 1));
@@ -45,6 +38,13 @@ void append(const SourceFolder& folder, const std::string& name, std::set<std::s
 }
 
 }  // namespace
+
+const char* source_text(const SourceFolder& folder, const std::string& name) {
+  for (size_t i = 0; i < folder.count; ++i) {
+    if (name == folder.files[i].name) return folder.files[i].text;
+  }
+  throw std::logic_error("[kernel_source] there is no file " + name + " in " + folder.name + ".");
+}
 
 std::string kernel_source(const SourceFolder& folder, const std::string& name) {
   std::set<std::string> included;

@@ -19,6 +19,10 @@ struct SourceFolder {
 };
 extern const SourceFolder kCudaSources, kMetalSources;
 
+/// A file as it is.
+/// @throws std::logic_error if there is no such file.
+const char* source_text(const SourceFolder& folder, const std::string& name);
+
 /// A file with what it includes from its folder in its place, each file once, and without comments
 /// and indentation.
 /// @throws std::logic_error if there is no such file.

@@ -21,15 +21,7 @@ void add_route(Config& config, const MoeRoute::Options& o, const RouteCall& call
   config.number("kGroups", o.n_group);
   config.number("kDroppedGroups", o.n_group - o.topk_group);
   config.number("kSumReads", row_sum_reads(call.ndim, mx::size_of(types.score)));
-  config.number("kEpsBits", bits_of(o.eps));
-  config.number("kScaleBits", bits_of(o.scale));
-  config.number("kFillBits", bits_of(o.group_fill));
-  config.flag("kSoftmax", o.score == RouteScore::softmax);
-  config.flag("kSigmoid", o.score == RouteScore::sigmoid);
-  config.flag("kBias", o.has_bias);
-  config.flag("kGroupMax", o.group_max);
-  config.flag("kAscending", o.ascending);
-  config.flag("kRenormalize", o.renormalize);
+  add_route_constants(config, o);
 }
 
 void add_route(KeyBuilder& key, const MoeRoute::Options& o, const RouteCall& call) {

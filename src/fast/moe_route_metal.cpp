@@ -24,15 +24,7 @@ std::string config_text(const MoeRoute::Options& o, const mx::array& logits, mx:
   config.number("kGroups", drops ? o.n_group : 1);
   config.number("kDroppedGroups", o.n_group - o.topk_group);
   config.number("kKeys", drops ? logits.shape(-1) : 1);
-  config.number("kEpsBits", bits_of(o.eps));
-  config.number("kScaleBits", bits_of(o.scale));
-  config.number("kFillBits", bits_of(o.group_fill));
-  config.flag("kSoftmax", o.score == RouteScore::softmax);
-  config.flag("kSigmoid", o.score == RouteScore::sigmoid);
-  config.flag("kBias", o.has_bias);
-  config.flag("kGroupMax", o.group_max);
-  config.flag("kAscending", o.ascending);
-  config.flag("kRenormalize", o.renormalize);
+  add_route_constants(config, o);
   config.flag("kAddsEps", o.eps != 0);
   config.flag("kScales", o.scale != 1);
   config.flag("kOneAxis", logits.ndim() == 1);

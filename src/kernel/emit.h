@@ -63,6 +63,7 @@ std::string elementwise_source(const ElementwiseFormula& formula, const std::str
 std::string rows_source(const RowFormula& formula, const std::string& backend, Storage storage,
                         int threads);
 
-extern const char* const kMetalFormula;  ///< src/metal/kernel_formula.h
+/// A formula's functions with what they call: src/metal/kernel_formula.h.
+std::string metal_header(const KernelText& text);
 
 }  // namespace zmlx::kernel

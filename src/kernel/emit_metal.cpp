@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "fast/kernel_source.h"
 #include "kernel/emit_body.h"
 
 namespace zmlx::kernel {
@@ -168,6 +169,10 @@ KernelText metal_elementwise(const ElementwiseFormula& formula, const Elementwis
 }
 KernelText metal_rows(const RowFormula& formula, const RowForm& form) {
   return rows_text(formula, form, metal_gpu());
+}
+
+std::string metal_header(const KernelText& text) {
+  return fast::source_text(fast::kMetalSources, "kernel_formula.h") + text.functions;
 }
 
 }  // namespace zmlx::kernel

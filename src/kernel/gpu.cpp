@@ -109,7 +109,7 @@ const mx::fast::CustomKernelFunction& metal_function(const Launch& launch) {
     std::string name = "zmlx_kernel";
     for (int64_t part : launch.key) name += "_" + std::to_string(part);
     function = mx::fast::metal_kernel(name, names, launch.text.outputs, launch.text.body,
-                                      kMetalFormula + launch.text.functions);
+                                      metal_header(launch.text));
   }
   return function;
 }

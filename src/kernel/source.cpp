@@ -31,6 +31,10 @@ std::string whole_file(const KernelText& text, const std::vector<Storage>& input
   return fast::cuda_kernel_text(kernel, input_types, output_types);
 }
 
+std::string metal_text(const KernelText& text) {
+  return metal_header(text) + "\n// The kernel's body, for mx.fast.metal_kernel.\n" + text.body;
+}
+
 }  // namespace
 
 namespace {
@@ -57,9 +61,7 @@ std::string elementwise_source(const ElementwiseFormula& formula, const std::str
     return whole_file(cuda_elementwise(formula, form), form.inputs, form.outputs, {"size"}, 256);
   }
   if (backend == "metal") {
-    const auto text = metal_elementwise(formula, form);
-    return kMetalFormula + text.functions + "\n// The kernel's body, for mx.fast.metal_kernel.\n" +
-           text.body;
+    return metal_text(metal_elementwise(formula, form));
   }
   throw std::invalid_argument("[source] backends are 'metal' and 'cuda', not '" + backend + "'.");
 }
@@ -74,9 +76,7 @@ std::string rows_source(const RowFormula& formula, const std::string& backend, S
                       form.threads);
   }
   if (backend == "metal") {
-    const auto text = metal_rows(formula, form);
-    return kMetalFormula + text.functions + "\n// The kernel's body, for mx.fast.metal_kernel.\n" +
-           text.body;
+    return metal_text(metal_rows(formula, form));
   }
   throw std::invalid_argument("[source] backends are 'metal' and 'cuda', not '" + backend + "'.");
 }

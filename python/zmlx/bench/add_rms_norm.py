@@ -12,7 +12,7 @@ import numpy as np
 from zmlx import lm
 from zmlx.arguments import at_least, guarded, name_list
 from zmlx.bench.options import add_run_options, begin_run, end_run
-from zmlx.bench.timing import Bandwidth, Series
+from zmlx.bench.timing import Bandwidth, Series, roomy_cache
 from zmlx.capsule import make_capsule, measurement, write_capsule
 from zmlx.progress import Progress
 from zmlx.table import format_table
@@ -93,12 +93,9 @@ def bench_add_rms_norm(settings: Settings, *, progress: bool = False) -> list[No
     from zmlx import _ext
 
     _ext.set_num_threads(settings.threads)
-    limit = mx.set_cache_limit(32 * settings.megabytes << 20)
-    try:
-        with Progress("add_rms_norm", None, enabled=progress, unit="call") as bar:
-            return [_measure(dtype, settings, bar) for dtype in settings.dtypes]
-    finally:
-        mx.set_cache_limit(limit)
+    progress_bar = Progress("add_rms_norm", None, enabled=progress, unit="call")
+    with roomy_cache(settings.megabytes), progress_bar as bar:
+        return [_measure(dtype, settings, bar) for dtype in settings.dtypes]
 
 
 def _measure(dtype: str, settings: Settings, bar: Progress) -> NormResult:

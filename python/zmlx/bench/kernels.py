@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from zmlx.arguments import at_least, guarded
 from zmlx.bench.options import add_run_options, begin_run, end_run
-from zmlx.bench.timing import Bandwidth, Series
+from zmlx.bench.timing import Bandwidth, Series, roomy_cache
 from zmlx.capsule import make_capsule, measurement, write_capsule
 from zmlx.progress import Progress
 from zmlx.table import format_table
@@ -202,12 +202,9 @@ def bench_kernels(settings: Settings, *, progress: bool = False) -> list[KernelR
     from zmlx import _ext
 
     _ext.set_num_threads(settings.threads)
-    limit = mx.set_cache_limit(32 * settings.megabytes << 20)
-    try:
-        with Progress("kernels", None, enabled=progress, unit="call") as bar:
-            return [_measure(case, settings, bar) for case in all_cases()]
-    finally:
-        mx.set_cache_limit(limit)
+    progress_bar = Progress("kernels", None, enabled=progress, unit="call")
+    with roomy_cache(settings.megabytes), progress_bar as bar:
+        return [_measure(case, settings, bar) for case in all_cases()]
 
 
 def _measure(case: Case, settings: Settings, bar: Progress) -> KernelResult:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -48,6 +49,16 @@ class Series:
 def slower(patched: Series, stock: Series) -> bool:
     """Whether ``patched`` takes longer than ``stock``, by more than both spread."""
     return patched.median * (1 - patched.spread) > stock.median * (1 + stock.spread)
+
+
+@contextmanager
+def roomy_cache(megabytes: int) -> Iterator[None]:
+    """Lets MLX keep the memory of arrays of so many MiB: by default every call maps fresh pages."""
+    limit = mx.set_cache_limit(32 * megabytes << 20)
+    try:
+        yield
+    finally:
+        mx.set_cache_limit(limit)
 
 
 class Bandwidth:
