@@ -35,9 +35,7 @@ __device__ __forceinline__ void gather_qmm_combine_rows(
                     min(static_cast<int>(blockIdx.y) * kTile + first + r, C::N - 1));
   }
   product.start();
-  for (int i = 0; i < C::kTopK; ++i) {
-    P::stage(x + static_cast<long long>(token * C::kTopK + i) * C::K, staged + i * kStaged);
-  }
+  stage_rows<C>(x + static_cast<long long>(token) * C::kTopK * C::K, C::kTopK, staged);
   __syncthreads();
   float dots[P::kRows];
   product.run(staged + k * kStaged, dots);

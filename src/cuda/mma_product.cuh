@@ -67,10 +67,11 @@ template <class C>
 struct WeightTile {
   using T = typename C::T;
   using L = MmaLayout<C>;
-  const u8* codes;
-  const T* scales;
-  const T* biases;
+  const u8* codes = nullptr;
+  const T* scales = nullptr;
+  const T* biases = nullptr;
 
+  WeightTile() = default;
   __device__ __forceinline__ WeightTile(const Experts<T, T>& experts, u32 expert, int n)
       : codes(reinterpret_cast<const u8*>(experts.w + expert * experts.w_stride) +
               static_cast<long long>(n) * L::kRowBytes),
@@ -123,27 +124,26 @@ class MmaStage {
   /// @param linear       what `tile_is_linear` says.
   /// @param codes        the stage, as `WeightTile::copy_stage` left it.
   /// @param scales       of the tile, as `WeightTile::copy_scales` left them.
-  /// @param activations  rows of `row_words` words; `pair_offset` pairs of blocks before this
-  /// stage.
+  /// @param row          activations of the token in this thread's column, staged.
+  /// @param token        what the row was staged for.
+  /// @param pair_offset  pairs of blocks in the row before this stage.
   __device__ __forceinline__ static void run(bool linear, const u8* codes, const u8* scales,
-                                             int stage, const u32* activations, int row_words,
-                                             int pair_offset, int last_token, float (&sums)[4]) {
+                                             int stage, const u32* row, int token, int pair_offset,
+                                             float (&sums)[4]) {
     if (kHasLinear<T, C::kBits> && linear) {
-      run_as<kHasLinear<T, C::kBits>>(codes, scales, stage, activations, row_words, pair_offset,
-                                      last_token, sums);
+      run_as<kHasLinear<T, C::kBits>>(codes, scales, stage, row, token, pair_offset, sums);
     } else {
-      run_as<false>(codes, scales, stage, activations, row_words, pair_offset, last_token, sums);
+      run_as<false>(codes, scales, stage, row, token, pair_offset, sums);
     }
   }
 
  private:
   template <bool Linear>
   __device__ __forceinline__ static void run_as(const u8* codes, const u8* scales, int stage,
-                                                const u32* activations, int row_words,
-                                                int pair_offset, int last_token, float (&sums)[4]) {
+                                                const u32* row, int token, int pair_offset,
+                                                float (&sums)[4]) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int token = min(g, last_token);
-    const uint4* x = reinterpret_cast<const uint4*>(activations + token * row_words);
+    const uint4* x = reinterpret_cast<const uint4*>(row);
     const u8* first = codes + g * L::kStageBytes;
     const u16* s = reinterpret_cast<const u16*>(scales) + g * L::kGroups;
     Group<T, C::kBits, Linear> groups[2];

@@ -12,7 +12,7 @@ ARCHITECTURES = ("80", "90", "100", "120")
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("family", ["rows", "mma", "route", "steps"])
+@pytest.mark.parametrize("family", ["rows", "mma", "experts", "route", "steps"])
 def test_kernels_compile(family, tmp_path):
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     done = subprocess.run(

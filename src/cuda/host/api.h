@@ -48,6 +48,7 @@ struct Api {
   Status (*cuModuleLoadData)(void** module, const void* image);
   Status (*cuModuleGetFunction)(void** function, void* module, const char* name);
   Status (*cuFuncSetAttribute)(void* function, int attribute, int value);
+  Status (*cuDeviceGetAttribute)(int* value, int attribute, int device);
   Status (*cuMemAllocAsync)(void** pointer, size_t bytes, void* stream);
   Status (*cuMemFree)(void* pointer);
   Status (*cuMemsetD8)(void* pointer, unsigned char value, size_t bytes);

@@ -1,0 +1,86 @@
+#pragma once
+
+#include "experts.cuh"
+
+namespace zmlx {
+
+/// The (token, expert) pairs of a call, those of one expert side by side, in groups of at most
+/// `Most`: a group is multiplied with its expert's weights at once. The order of a group's pairs
+/// differs from run to run, and results do not depend on it.
+template <class C, int Most>
+class ExpertGroups {
+ public:
+  struct Group {
+    u32 expert;
+    int first, count;  // in `pair`
+  };
+
+  // Bytes of shared memory, aligned to 4.
+  static constexpr int kShared = C::kMaxPairs * (12 + 2 + 2) + (C::E + 1) * 4;
+
+  __device__ __forceinline__ explicit ExpertGroups(u8* shared)
+      : groups_(reinterpret_cast<Group*>(shared)),
+        counts_(reinterpret_cast<int*>(groups_ + C::kMaxPairs)),
+        pairs_(reinterpret_cast<u16*>(counts_ + C::E + 1)),
+        ranks_(pairs_ + C::kMaxPairs) {}
+
+  /// To be called by the whole block. `missing` is called with pairs whose expert does not exist,
+  /// which are in no group. Ends with a barrier.
+  template <typename Missing>
+  __device__ __forceinline__ void gather(const u32* indices, int pairs, const Missing& missing) {
+    for (int i = threadIdx.x; i <= C::E; i += C::kThreads) counts_[i] = 0;
+    __syncthreads();
+    for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
+      const u32 expert = expert_of<C>(indices, pair);
+      if (expert < C::E) {
+        ranks_[pair] = atomicAdd(counts_ + expert, 1);
+      } else {
+        missing(pair);
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) place();
+    __syncthreads();
+    // From here on counts_ holds where an expert's pairs begin.
+    for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
+      const u32 expert = expert_of<C>(indices, pair);
+      if (expert < C::E) pairs_[counts_[expert] + ranks_[pair]] = pair;
+    }
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ int count() const { return counts_[C::E]; }
+  __device__ __forceinline__ const Group& group(int i) const { return groups_[i]; }
+  __device__ __forceinline__ int pair(int i) const { return pairs_[i]; }
+
+ private:
+  /// Sums over experts before each one: its pairs in the low half, its groups in the high one.
+  __device__ __forceinline__ void place() {
+    const int lane = threadIdx.x;
+    int before = 0;
+    for (int base = 0; base < C::E; base += 32) {
+      const int expert = base + lane;
+      const int count = expert < C::E ? counts_[expert] : 0;
+      const int own = count | (count + Most - 1) / Most << 16;
+      int end = own;
+#pragma unroll
+      for (int distance = 1; distance < 32; distance *= 2) {
+        const int other = __shfl_up_sync(0xffffffffu, end, distance);
+        if (lane >= distance) end += other;
+      }
+      const int first = (before + end - own) & 0xffff, at = (before + end - own) >> 16;
+      for (int i = 0; i * Most < count; ++i) {
+        groups_[at + i] = {static_cast<u32>(expert), first + i * Most, min(Most, count - i * Most)};
+      }
+      if (count > 0) counts_[expert] = first;
+      before += __shfl_sync(0xffffffffu, end, 31);
+    }
+    if (lane == 0) counts_[C::E] = before >> 16;
+  }
+
+  Group* groups_;
+  int* counts_;
+  u16 *pairs_, *ranks_;
+};
+
+}  // namespace zmlx
