@@ -28,11 +28,10 @@ class MoeExpertsMma {
   static constexpr int kStaged = A::kStaged, kRows = A::kRows;
   static constexpr int kUpTiles = Up::N / kRows, kDownTiles = Down::N / kRows;
 
-  static constexpr int larger(int a, int b) { return a > b ? a : b; }
   // A ring of stages may reach into several tiles ahead.
   static constexpr int kShortest = A::kStages < B::kStages ? A::kStages : B::kStages;
-  static constexpr int kScaleBuffers = (kRing + kShortest - 1) / kShortest + 1;
-  static constexpr int kScales = 2 * larger(A::kScales, B::kScales);
+  static constexpr int kScaleBuffers = kCeilDiv<kRing, kShortest> + 1;
+  static constexpr int kScales = 2 * kLarger<A::kScales, B::kScales>;
   static constexpr int kWarpBytes = kRing * A::kCodes + kScaleBuffers * kScales;
 
   // All tokens, and in their place the hidden rows on their way.
@@ -41,7 +40,7 @@ class MoeExpertsMma {
   static constexpr int kSlot = kStaged * kUnits * 16;
   static constexpr int kTokensAt = kWarps * kWarpBytes;
   static constexpr int kTokenBytes =
-      larger(Up::kTokenRoom * kTokenWords * 4, kWarps * kRing * kSlot);
+      kLarger<Up::kTokenRoom * kTokenWords * 4, kWarps * kRing * kSlot>;
   static constexpr int kExchangeAt = kTokensAt + kTokenBytes;
   static constexpr int kProductsAt = kExchangeAt + kTeams * 2 * 32 * 16;
   static constexpr int kWeightsAt = kProductsAt + Up::kMaxPairs * kRows * int(sizeof(Sum));

@@ -26,19 +26,17 @@ class MoeExpertsRows {
   static constexpr int kRing = Up::kRing;
   static constexpr int kUpUnits = kThreads / First::kUnit, kDownUnits = kThreads / Second::kUnit;
 
-  static constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-  static constexpr int larger(int a, int b) { return a > b ? a : b; }
   static constexpr int kHidden = First::kRows / 2;  // columns of a product with gate and up
-  static constexpr int kColumns = ceil_div(Up::N, kHidden);
-  static constexpr int kUpItems = ceil_div(kTopK * kColumns, kParts);  // of a part
-  static constexpr int kGroups = ceil_div(Down::N, Second::kRows);
-  static constexpr int kPartGroups = ceil_div(kGroups, kParts);
+  static constexpr int kColumns = kCeilDiv<Up::N, kHidden>;
+  static constexpr int kUpItems = kCeilDiv<kTopK * kColumns, kParts>;  // of a part
+  static constexpr int kGroups = kCeilDiv<Down::N, Second::kRows>;
+  static constexpr int kPartGroups = kCeilDiv<kGroups, kParts>;
   static constexpr int kPartRows = kPartGroups * Second::kRows;
 
   // The token, and in its place the hidden rows.
-  static constexpr int kStaged = larger(First::kShared, kTopK * Second::kShared);
-  static constexpr int kProducts = ceil_div(kTopK * kPartRows * int(sizeof(Sum)), 16) * 16;
-  static constexpr int kSlot = larger(FirstProduct::kSlot, SecondProduct::kSlot);
+  static constexpr int kStaged = kLarger<First::kShared, kTopK * Second::kShared>;
+  static constexpr int kProducts = kCeilDiv<kTopK * kPartRows * int(sizeof(Sum)), 16> * 16;
+  static constexpr int kSlot = kLarger<FirstProduct::kSlot, SecondProduct::kSlot>;
 
  public:
   static constexpr int kShared = kStaged + kProducts + kRing * kSlot;
