@@ -92,6 +92,22 @@ def test_reduce_and_map_reduce():
         )
 
 
+def test_second_pass_may_have_nothing_to_do():
+    rms_norm = zmlx.map_reduce(
+        pass1={"init": "0", "update": "acc1 + x * x", "reduce": "a + b"},
+        pass2={"init": "0", "update": "acc2", "reduce": "a"},
+        write="x * rsqrt(s1 / 1000 + 1e-5f)",
+    )
+    weights = mx.random.normal((1000,))
+    for shape in SHAPES[2:]:
+        assert_matches(rms_norm, lambda x: mx.fast.rms_norm(x, None, 1e-5), [shape])
+        assert_gradient_matches(
+            lambda x: rms_norm(x) * weights,
+            lambda x: mx.fast.rms_norm(x, None, 1e-5) * weights,
+            [shape],
+        )
+
+
 @zmlx.jit
 def jit_silu(x):
     return x / (1 + mx.exp(-x))
