@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -138,8 +139,15 @@ bool on_cuda(const mx::Stream& stream) {
   return fast::cuda_compute_capability(stream.device.index) > 0;
 }
 
-void run(const Launch& launch, const std::string& name, const mx::Stream& stream,
+/// A launch that compiles is counted, with all of its time.
+void run(Launch launch, const std::string& name, Statistics& statistics, const mx::Stream& stream,
          const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  std::optional<Timer> timer;
+  launch.text = [&, text = launch.text](bool cuda) {
+    ++statistics.compilations;
+    timer.emplace(statistics.compile_nanoseconds);
+    return text(cuda);
+  };
   if (on_cuda(stream)) {
     if (const auto obstacle = fast::cuda_device_obstacle(stream); !obstacle.empty()) {
       throw std::runtime_error("[" + name + "] no kernel for this GPU: " + obstacle + ".");
@@ -196,7 +204,7 @@ void run_on_gpu(const ElementwiseKernel& kernel, const mx::Stream& stream,
                 {kElementwise, kernel.number(), form.width, form.vectors, form.threads}};
   add_key(launch.key, form.inputs, single);
   add_key(launch.key, form.outputs, {});
-  run(launch, kernel.name(), stream, inputs, outputs);
+  run(std::move(launch), kernel.name(), *kernel.statistics(), stream, inputs, outputs);
 }
 
 void run_on_gpu(const RowKernel& kernel, const mx::Stream& stream,
@@ -225,7 +233,7 @@ void run_on_gpu(const RowKernel& kernel, const mx::Stream& stream,
       {kRows, kernel.number(), form.width, form.lanes, form.rows, form.held, form.whole}};
   add_key(launch.key, form.inputs, {});
   add_key(launch.key, form.outputs, {});
-  run(launch, kernel.name(), stream, inputs, outputs);
+  run(std::move(launch), kernel.name(), *kernel.statistics(), stream, inputs, outputs);
 }
 
 }  // namespace zmlx::kernel
