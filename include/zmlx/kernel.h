@@ -47,15 +47,16 @@ class ZMLX_API Kernel {
   const std::vector<std::string>& inputs() const;
   /// The code for "metal" or "cuda", for inputs of the type.
   /// @param of  "value", or "vjp" for the kernel of the derivative by all inputs.
+  /// @param shape  of the inputs, which decides how many elements a thread takes.
   /// @throws std::invalid_argument if there is no such backend.
   std::string source(const std::string& backend, mx::Dtype type = mx::float32,
-                     const std::string& of = "value") const;
+                     const std::string& of = "value", const mx::Shape& shape = {4096, 4096}) const;
   /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
   std::string explain() const;
 
-  /// Measures how the CPU runs the kernel best on arrays like these (block size, threads), and runs
-  /// it so from now on for arrays of as many elements, up to a power of two. The choice is kept on
-  /// disk, see `autotune`.
+  /// Measures how the default device runs the kernel best on arrays like these (CPU: block size,
+  /// threads; GPU: threads of a group, elements of a thread), and runs it so from now on for arrays
+  /// of as many elements, up to a power of two. The choice is kept on disk, see `autotune`.
   AutotuneResult tune(const std::vector<mx::array>& inputs) const;
 
   const std::shared_ptr<const kernel::Definition>& definition() const { return definition_; }

@@ -69,17 +69,26 @@ void init_kernel(nb::module_& m) {
                   "mlx.core.Device | None = None) -> mlx.core.array"))
       .def_prop_ro("name", &zmlx::Kernel::name, "The name in errors and the registry.")
       .def_prop_ro("inputs", &zmlx::Kernel::inputs, "Names of the arguments, in their order.")
-      .def("source", &zmlx::Kernel::source, "backend"_a, "dtype"_a = mx::float32, "of"_a = "value",
-           nb::sig("def source(self, backend: str, dtype: mlx.core.Dtype = mlx.core.float32, of: "
-                   "str = 'value') -> str"),
-           "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative.")
+      .def(
+          "source",
+          [](const zmlx::Kernel& kernel, const std::string& backend, mx::Dtype type,
+             const std::string& of, const std::vector<int>& shape) {
+            return kernel.source(backend, type, of, mx::Shape(shape.begin(), shape.end()));
+          },
+          "backend"_a, "dtype"_a = mx::float32, "of"_a = "value",
+          "shape"_a = std::vector<int>{4096, 4096},
+          nb::sig("def source(self, backend: str, dtype: mlx.core.Dtype = mlx.core.float32, of: "
+                  "str = 'value', shape: Sequence[int] = (4096, 4096)) -> str"),
+          "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative, for "
+          "inputs of a type and shape.")
       .def(
           "tune",
           [](const zmlx::Kernel& kernel, const nb::args& args) {
             return kernel.tune(arrays_of(kernel, args));
           },
           "args"_a,
-          "Measures how the CPU runs the kernel best on arrays like these, and runs it so from now "
+          "Measures how the device runs the kernel best on arrays like these, and runs it so from "
+          "now "
           "on. The choice is kept on disk; see zmlx.autotune.")
       .def("explain", &zmlx::Kernel::explain,
            "The formula after simplification, its derivatives and how the CPU runs it, as text.")

@@ -45,9 +45,9 @@ class Definition {
   virtual mx::array call(const std::vector<mx::array>& inputs, mx::StreamOrDevice s) const = 0;
   virtual const std::vector<std::string>& inputs() const = 0;
   virtual std::string explain() const = 0;
-  /// @param of  "value", or "vjp" for the kernel of the derivative by all inputs.
-  virtual std::string source(const std::string& backend, mx::Dtype type,
-                             const std::string& of) const = 0;
+  /// See `Kernel::source`.
+  virtual std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
+                             const mx::Shape& shape) const = 0;
 
   const std::string& kind() const { return kind_; }
   const std::string& name() const { return name_; }

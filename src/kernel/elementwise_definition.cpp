@@ -112,13 +112,15 @@ class ElementwiseDefinition : public Definition {
 
   const std::vector<std::string>& inputs() const override { return kernel_->formula().names; }
 
-  std::string source(const std::string& backend, mx::Dtype type,
-                     const std::string& of) const override {
+  std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
+                     const mx::Shape& shape) const override {
     const auto storage = storage_of(written_type(type));
-    if (of == "value") return elementwise_source(kernel_->formula(), backend, storage);
+    int64_t size = 1;
+    for (int side : shape) size *= side;
+    if (of == "value") return elementwise_source(kernel_->formula(), backend, storage, size);
     std::vector<int> all;
     for (size_t i = 0; i < inputs().size(); ++i) all.push_back(static_cast<int>(i));
-    return elementwise_source(kernel_->gradient(all)->formula(), backend, storage);
+    return elementwise_source(kernel_->gradient(all)->formula(), backend, storage, size);
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
@@ -180,12 +182,12 @@ mx::array Kernel::call(const std::vector<mx::array>& inputs, mx::StreamOrDevice 
 const std::string& Kernel::name() const { return definition_->name(); }
 const std::vector<std::string>& Kernel::inputs() const { return definition_->inputs(); }
 
-std::string Kernel::source(const std::string& backend, mx::Dtype type,
-                           const std::string& of) const {
+std::string Kernel::source(const std::string& backend, mx::Dtype type, const std::string& of,
+                           const mx::Shape& shape) const {
   if (of != "value" && of != "vjp") {
     throw std::invalid_argument("[source] kernels are 'value' and 'vjp', not '" + of + "'.");
   }
-  return definition_->source(backend, type, of);
+  return definition_->source(backend, type, of, shape);
 }
 
 std::string Kernel::explain() const { return definition_->explain(); }

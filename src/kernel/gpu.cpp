@@ -1,9 +1,11 @@
 #include "kernel/gpu.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -11,7 +13,8 @@
 #include "fast/cuda_kernel.h"
 #include "fast/cuda_path.h"
 #include "kernel/arrays.h"
-#include "kernel/emit.h"
+#include "kernel/emit_body.h"
+#include "kernel/gpu_form.h"
 #include "mlx/allocator.h"
 #include "mlx/fast.h"
 #include "mlx/primitives.h"
@@ -20,9 +23,8 @@ namespace zmlx::kernel {
 
 namespace {
 
-constexpr int kThreads = 256;
-/// A grid of more groups than this walks on: enough for any GPU to be full.
-constexpr int64_t kMostGroups = 4096;
+/// A grid of more groups of rows than this walks on.
+constexpr int64_t kMostGroups = 1 << 20;
 /// Parameters that a launch takes besides sizes.
 constexpr size_t kMostArrays = 28;
 
@@ -30,8 +32,7 @@ constexpr size_t kMostArrays = 28;
 enum GpuOperation { kElementwise = 100, kRows };
 
 struct Launch {
-  KernelText text;
-  std::vector<Storage> inputs, outputs;
+  std::function<KernelText(bool cuda)> text;  ///< called if the kernel is new
   std::vector<std::pair<std::string, int64_t>> numbers;
   int threads;
   int64_t groups;
@@ -44,8 +45,8 @@ void check(const std::string& name, const std::vector<mx::array>& inputs,
     throw std::runtime_error("[" + name + "] on a GPU kernels take at most " +
                              std::to_string(kMostArrays) + " inputs and outputs.");
   }
-  for (const auto& arrays : {inputs, outputs}) {
-    for (const auto& a : arrays) {
+  for (const auto* arrays : {&inputs, &outputs}) {
+    for (const auto& a : *arrays) {
       if (a.size() > static_cast<size_t>(std::numeric_limits<int>::max() - 4096)) {
         throw std::runtime_error("[" + name + "] on a GPU arrays may have at most 2^31 elements.");
       }
@@ -80,11 +81,12 @@ void launch_on_cuda(const Launch& launch, const mx::Stream& stream,
   key.add(stream.index, stream.device.index, launch.threads, launch.groups);
   for (const auto& [name, value] : launch.numbers) key.add(value);
   fast::launch_cuda(key.key(), stream, inputs, outputs, [&] {
+    const auto text = launch.text(true);
     fast::CudaKernel kernel{"kernel_formula.cuh",
-                            launch.text.functions,
-                            launch.text.body,
-                            launch.text.inputs,
-                            launch.text.outputs,
+                            text.functions,
+                            text.body,
+                            text.inputs,
+                            text.outputs,
                             {},
                             {static_cast<int>(launch.groups), 1, 1},
                             launch.threads,
@@ -104,12 +106,12 @@ const mx::fast::CustomKernelFunction& metal_function(const Launch& launch) {
   std::lock_guard lock(*mutex);
   auto& function = (*functions)[launch.key];
   if (!function) {
-    auto names = launch.text.inputs;
+    const auto text = launch.text(false);
+    auto names = text.inputs;
     for (const auto& [name, value] : launch.numbers) names.push_back(name);
     std::string name = "zmlx_kernel";
     for (int64_t part : launch.key) name += "_" + std::to_string(part);
-    function = mx::fast::metal_kernel(name, names, launch.text.outputs, launch.text.body,
-                                      metal_header(launch.text));
+    function = mx::fast::metal_kernel(name, names, text.outputs, text.body, metal_header(text));
   }
   return function;
 }
@@ -133,9 +135,20 @@ void launch_on_metal(const Launch& launch, const mx::Stream& stream,
   for (size_t o = 0; o < outputs.size(); ++o) outputs[o].copy_shared_buffer(made[o]);
 }
 
-void run(const Launch& launch, const std::string& name, const mx::Stream& stream,
+bool on_cuda(const mx::Stream& stream) {
+  return fast::cuda_compute_capability(stream.device.index) > 0;
+}
+
+/// A launch that compiles is counted, with all of its time.
+void run(Launch launch, const std::string& name, Statistics& statistics, const mx::Stream& stream,
          const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
-  if (fast::cuda_compute_capability(stream.device.index) > 0) {
+  std::optional<Timer> timer;
+  launch.text = [&, text = launch.text](bool cuda) {
+    ++statistics.compilations;
+    timer.emplace(statistics.compile_nanoseconds);
+    return text(cuda);
+  };
+  if (on_cuda(stream)) {
     if (const auto obstacle = fast::cuda_device_obstacle(stream); !obstacle.empty()) {
       throw std::runtime_error("[" + name + "] no kernel for this GPU: " + obstacle + ".");
     }
@@ -164,13 +177,6 @@ void add_key(std::vector<int64_t>& key, const std::vector<Storage>& storages,
 
 }  // namespace
 
-int row_threads(int threadgroup, int64_t length) {
-  if (threadgroup > 0) return std::max(threadgroup, 32);
-  int threads = 32;
-  while (threads < 1024 && threads * 8 < length) threads *= 2;
-  return threads;
-}
-
 void run_on_gpu(const ElementwiseKernel& kernel, const mx::Stream& stream,
                 const std::vector<mx::array>& given, std::vector<mx::array>& outputs) {
   if (empty(outputs)) return;
@@ -182,22 +188,23 @@ void run_on_gpu(const ElementwiseKernel& kernel, const mx::Stream& stream,
     single.push_back(in.data_size() == 1 && in.size() > 1);
     inputs.push_back(single.back() ? as_single(in) : in);
   }
+  const bool cuda = on_cuda(stream);
   const auto size = static_cast<int64_t>(outputs[0].size());
-  const ElementwiseForm form{storages(inputs), storages(outputs), single, aligned(inputs)};
-  const int64_t threads = form.vectors ? (size + 3) / 4 : size;
-  Launch launch{{},
-                form.inputs,
-                form.outputs,
+  ElementwiseForm form{storages(inputs), storages(outputs), single, 1, 1, 1};
+  choose_form(kernel.formula(), size, cuda || aligned(inputs),
+              cuda ? kWidestOnCuda : kWidestOnMetal, kernel.launches().gpu(size), form);
+  const int64_t tile = int64_t{form.width} * form.vectors * form.threads;
+  Launch launch{[&](bool is_cuda) {
+                  return is_cuda ? cuda_elementwise(kernel.formula(), form)
+                                 : metal_elementwise(kernel.formula(), form);
+                },
                 {{"size", size}},
-                kThreads,
-                std::min((threads + kThreads - 1) / kThreads, kMostGroups),
-                {kElementwise, kernel.number(), form.vectors}};
+                form.threads,
+                (size + tile - 1) / tile,
+                {kElementwise, kernel.number(), form.width, form.vectors, form.threads}};
   add_key(launch.key, form.inputs, single);
   add_key(launch.key, form.outputs, {});
-  launch.text = fast::cuda_compute_capability(stream.device.index) > 0
-                    ? cuda_elementwise(kernel.formula(), form)
-                    : metal_elementwise(kernel.formula(), form);
-  run(launch, kernel.name(), stream, inputs, outputs);
+  run(std::move(launch), kernel.name(), *kernel.statistics(), stream, inputs, outputs);
 }
 
 void run_on_gpu(const RowKernel& kernel, const mx::Stream& stream,
@@ -212,23 +219,21 @@ void run_on_gpu(const RowKernel& kernel, const mx::Stream& stream,
     length = inputs[n].shape(-1);
     rows = static_cast<int64_t>(inputs[n].size()) / length;
   }
-  const int threads = row_threads(kernel.threadgroup(), length);
-  const RowForm form{storages(inputs), storages(outputs), threads,
-                     aligned(inputs) && length % 8 == 0};
-  const bool ordered = !formula.splits();
-  const int64_t groups = ordered ? (rows + threads - 1) / threads : rows;
-  Launch launch{{},
-                form.inputs,
-                form.outputs,
-                {{"rows", rows}, {"length", length}},
-                threads,
-                std::min(groups, ordered ? kMostGroups : int64_t{1} << 20),
-                {kRows, kernel.number(), form.vectors, threads}};
+  const bool cuda = on_cuda(stream), ordered = in_order(formula);
+  RowForm form{storages(inputs), storages(outputs), 32, 1, 1, 0, false};
+  choose_form(kernel.registers(form.inputs), length, cuda || aligned(inputs),
+              cuda ? kWidestOnCuda : kWidestOnMetal, kernel.threadgroup(),
+              kernel.launches().gpu(rows * length), form);
+  const int64_t each = ordered ? form.threads() : form.rows;
+  Launch launch{
+      [&](bool is_cuda) { return is_cuda ? cuda_rows(formula, form) : metal_rows(formula, form); },
+      {{"rows", rows}, {"length", length}},
+      form.threads(),
+      std::min((rows + each - 1) / each, kMostGroups),
+      {kRows, kernel.number(), form.width, form.lanes, form.rows, form.held, form.whole}};
   add_key(launch.key, form.inputs, {});
   add_key(launch.key, form.outputs, {});
-  launch.text = fast::cuda_compute_capability(stream.device.index) > 0 ? cuda_rows(formula, form)
-                                                                       : metal_rows(formula, form);
-  run(launch, kernel.name(), stream, inputs, outputs);
+  run(std::move(launch), kernel.name(), *kernel.statistics(), stream, inputs, outputs);
 }
 
 }  // namespace zmlx::kernel

@@ -16,7 +16,4 @@ void run_on_gpu(const ElementwiseKernel& kernel, const mx::Stream& stream,
 void run_on_gpu(const RowKernel& kernel, const mx::Stream& stream,
                 const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs);
 
-/// Threads of a group for rows of a length: a power of two from 32 to 1024.
-int row_threads(int threadgroup, int64_t length);
-
 }  // namespace zmlx::kernel

@@ -107,11 +107,11 @@ class RowDefinition : public Definition {
 
   const std::vector<std::string>& inputs() const override { return kernel_->formula().names; }
 
-  std::string source(const std::string& backend, mx::Dtype type,
-                     const std::string& of) const override {
+  std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
+                     const mx::Shape& shape) const override {
     const auto kernel = of == "value" ? kernel_ : kernel_->gradient({0});
     return rows_source(kernel->formula(), backend, storage_of(written_type(type)),
-                       kernel->threadgroup());
+                       shape.empty() ? 1 : shape.back(), kernel->threadgroup());
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
@@ -177,6 +177,15 @@ RowFormula read_reduce(const ReduceOptions& options) {
   return formula;
 }
 
+bool uses(const Tree& tree, NodeId root, int variable) {
+  const auto needed = reachable(tree, {root});
+  for (size_t id = 0; id < needed.size(); ++id) {
+    const Node& node = tree[static_cast<NodeId>(id)];
+    if (needed[id] && node.op == Op::variable && node.value == variable) return true;
+  }
+  return false;
+}
+
 RowFormula read_map_reduce(const MapReduceOptions& options) {
   const Type type = compute_type(options.compute_dtype, "map_reduce");
   auto formula = one_input("x", 2, type);
@@ -187,6 +196,8 @@ RowFormula read_map_reduce(const MapReduceOptions& options) {
   const NodeId root =
       reader.read(options.write, "write", {{"x", 0}, s1, {"s2", formula.result(1)}});
   formula.outputs = {{root, false}};
+  // A norm needs one pass only. What its second one says is checked all the same.
+  if (!uses(formula.tree, root, formula.result(1))) formula.passes.pop_back();
   return formula;
 }
 
