@@ -5,8 +5,8 @@
 namespace zmlx {
 
 /// The (token, expert) pairs of a call, those of one expert side by side, in groups of at most
-/// `Most`: a group is multiplied with its expert's weights at once. The order of a group's pairs
-/// differs from run to run, and results do not depend on it.
+/// `Most`: a group is multiplied with its expert's weights at once. All blocks of a launch make the
+/// same groups.
 template <class C, int Most>
 class ExpertGroups {
  public:
@@ -29,17 +29,16 @@ class ExpertGroups {
   template <typename Missing>
   __device__ __forceinline__ void gather(const u32* indices, int pairs, const Missing& missing) {
     for (int i = threadIdx.x; i <= C::E; i += C::kThreads) counts_[i] = 0;
-    __syncthreads();
     for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
       const u32 expert = expert_of<C>(indices, pair);
-      if (expert < C::E) {
-        ranks_[pair] = atomicAdd(counts_ + expert, 1);
-      } else {
-        missing(pair);
-      }
+      ranks_[pair] = expert < C::E ? expert : kMissing;
+      if (expert >= C::E) missing(pair);
     }
     __syncthreads();
-    if (threadIdx.x < 32) place();
+    if (threadIdx.x < 32) {
+      rank(pairs);
+      place();
+    }
     __syncthreads();
     // From here on counts_ holds where an expert's pairs begin.
     for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
@@ -54,6 +53,25 @@ class ExpertGroups {
   __device__ __forceinline__ int pair(int i) const { return pairs_[i]; }
 
  private:
+  static constexpr u16 kMissing = 0xffff;
+
+  /// Counts each expert's pairs, and puts in the place of a pair's expert how many came before.
+  __device__ __forceinline__ void rank(int pairs) {
+    const u32 before = (1u << threadIdx.x) - 1;
+    for (int base = 0; base < pairs; base += 32) {
+      const int pair = base + threadIdx.x;
+      const u16 expert = pair < pairs ? ranks_[pair] : kMissing;
+      const u32 same = __match_any_sync(0xffffffffu, expert);
+      if (expert != kMissing) {
+        const int count = counts_[expert];
+        ranks_[pair] = count + __popc(same & before);
+        __syncwarp(same);
+        if ((same & before) == 0) counts_[expert] = count + __popc(same);
+      }
+      __syncwarp();
+    }
+  }
+
   /// Sums over experts before each one: its pairs in the low half, its groups in the high one.
   __device__ __forceinline__ void place() {
     const int lane = threadIdx.x;

@@ -5,6 +5,8 @@
 #include "moe_experts_rows.cuh"
 
 using namespace zmlx;
+__device__ const void* keep;
+
 
 template <class Base, int Threads, int Ring>
 struct Launch : Base {
@@ -39,16 +41,16 @@ __global__ __launch_bounds__(Up::kThreads, 1) void mma(const typename Up::T* x, 
 }
 
 template <class Up, class Down>
-void instantiate_rows() {
-  rows<Up, Down><<<1, 1>>>(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
+__device__ void instantiate_rows() {
+  keep = reinterpret_cast<const void*>(&rows<Up, Down>);
 }
 template <class Up, class Down>
-void instantiate_mma() {
-  mma<Up, Down><<<1, 1>>>(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
+__device__ void instantiate_mma() {
+  keep = reinterpret_cast<const void*>(&mma<Up, Down>);
 }
 
 template <typename T, int Bits, int Group, int Width, int Hidden, bool Fp, int Threads, int Ring>
-void instantiate_rows() {
+__device__ void instantiate_rows() {
   instantiate_rows<Launch<Config<T, Bits, Group, Width, Hidden, Fp>, Threads, Ring>,
                    Launch<Config<T, Bits, Group, Hidden, Width, Fp>, Threads, Ring>>();
 }
@@ -60,7 +62,7 @@ using WideDown = Config<bf16, 4, 64, 1792, 2048>;
 
 // The host works shared memory out by itself: tests/cpp/cuda_path_test.cpp has the same numbers.
 template <class First, class Second, int Threads, int Ring>
-constexpr int rows_shared() {
+__device__ constexpr int rows_shared() {
   return MoeExpertsRows<Launch<First, Threads, Ring>, Launch<Second, Threads, Ring>>::kShared;
 }
 static_assert(rows_shared<WideUp, WideDown, 512, 12>() == 213120);
@@ -70,7 +72,7 @@ static_assert(rows_shared<Wide8, Back8, 512, 12>() == 211072);
 using Fp = Config<bf16, 4, 32, 2880, 2880, true>;
 static_assert(rows_shared<Fp, Fp, 512, 4>() == 180416);
 template <class First, class Second, int Threads, int Ring, int... Sizes>
-constexpr int mma_shared() {
+__device__ constexpr int mma_shared() {
   return MoeExpertsMma<Tokens<Launch<First, Threads, Ring>, Sizes...>,
                        Tokens<Launch<Second, Threads, Ring>, Sizes...>>::kShared;
 }
@@ -78,7 +80,7 @@ static_assert(mma_shared<Up, Down, 256, 7, 1, 1, 32, 128, 8>() == 215172);
 static_assert(mma_shared<WideUp, WideDown, 384, 3, 4, 16, 128, 32, 4>() == 209540);
 static_assert(mma_shared<Up, Down, 256, 3, 8, 32, 256, 128, 8>() == 230916);
 
-void all() {
+__device__ void all() {
   instantiate_rows<bf16, 4, 64, 2048, 1792, false, 512, 12>();
   instantiate_rows<bf16, 8, 64, 2048, 1792, false, 512, 8>();
   instantiate_rows<f16, 3, 32, 1056, 544, false, 512, 8>();
