@@ -62,12 +62,19 @@ class MoeExpertsRows {
   __device__ __forceinline__ void run(typename Down::Out* out) {
     __shared__ u16 more[kParts];
     stage_rows<Up>(x_, 1, reinterpret_cast<typename First::Chunk*>(memory()));
-    if (threadIdx.x < kTopK) experts()[threadIdx.x] = expert_of<Up>(indices_, threadIdx.x);
+    // MLX keeps arrays of 8 bytes in memory that the host shares, from where the weights may take
+    // 12 us to come: so they are asked for here, and waited for after the first phase.
+    typename Down::Weight weight;
+    if (threadIdx.x < kTopK) {
+      weight = __ldcg(weights_ + threadIdx.x * Down::kWeightSlotStride);
+      experts()[threadIdx.x] = expert_of<Up>(indices_, threadIdx.x);
+    }
     const int part = phases_.first();
     if (part < kParts) {
       int count = 0;
       begin(part, 1);
       multiply_up(part);
+      if (threadIdx.x < kTopK) weights()[threadIdx.x] = weight;
       int next;
       while ((next = phases_.next()) < kParts) {
         if (threadIdx.x == 0) more[count] = next;
@@ -99,6 +106,10 @@ class MoeExpertsRows {
   static __device__ __forceinline__ u32* experts() {
     __shared__ u32 experts[kTopK];
     return experts;
+  }
+  static __device__ __forceinline__ typename Down::Weight* weights() {
+    __shared__ typename Down::Weight weights[kTopK];
+    return weights;
   }
   /// An expert that exists.
   template <class C>
@@ -192,63 +203,78 @@ class MoeExpertsRows {
     enter();
   }
 
-  template <class Product, class Chunk, int R>
-  __device__ __forceinline__ void multiply(Product& product, const Chunk* x,
-                                           float (&products)[R]) {
-    product.load_scales(0);
+  template <class Product, class Chunk>
+  __device__ __forceinline__ void multiply(Product& product, const Chunk* x) {
     product.clear();
 #pragma unroll 1
     for (int s = 0; s < Product::kSteps; ++s) {
       product.template step<kRing>(s, ring() + slot_ * kSlot, x);
       copy_next();
     }
-    product.finish(products);
   }
+
+  // In both phases the next product's scales are asked for before the sums of one are added up.
 
   __device__ __forceinline__ void multiply_up(int part) {
     const auto* x = reinterpret_cast<const typename First::Chunk*>(memory());
-#pragma unroll 1
-    for (int item = unit<First>(); warp_has<First>(item, up_items(part)); item += kUpUnits) {
-      FirstProduct product;
-      place_up(product, part, item);
-      float dots[First::kRows];
-      multiply(product, x, dots);
-      if (threadIdx.x % First::kUnit != 0 || item >= up_items(part)) continue;
-      const int at = part * kUpItems + item, k = at / kColumns;
-#pragma unroll
-      for (int i = 0; i < kHidden; ++i) {
-        const int n = at % kColumns * kHidden + i;
-        if (n >= Up::N) continue;
-        const u32 expert = readable<Up>(k);
-        const auto g = with_bias<Up>(dots[2 * i], gate_, expert, n);
-        const auto u = with_bias<Up>(dots[2 * i + 1], up_, expert, n);
-        const T y = round_to<T>(to_float(activate<Up>(g, u)));
-        hidden_[k * Up::N + n] = experts()[k] < Up::E ? y : not_a_number<T>();
+    const int items = up_items(part);
+    int item = unit<First>();
+    if (!warp_has<First>(item, items)) return;
+    FirstProduct product;
+    place_up(product, part, item);
+    product.load_scales(0);
+    for (bool more = true; more;) {
+      multiply(product, x);
+      const int done = item;
+      item += kUpUnits;
+      more = warp_has<First>(item, items);
+      if (more) {
+        place_up(product, part, item);
+        product.load_scales(0);
       }
+      float dots[First::kRows];
+      product.finish(dots);
+      if (threadIdx.x % First::kUnit == 0 && done < items) write_hidden(part, done, dots);
+    }
+  }
+
+  __device__ __forceinline__ void write_hidden(int part, int item,
+                                               const float (&dots)[First::kRows]) const {
+    const int at = part * kUpItems + item, k = at / kColumns;
+    const u32 expert = readable<Up>(k);
+#pragma unroll
+    for (int i = 0; i < kHidden; ++i) {
+      const int n = at % kColumns * kHidden + i;
+      if (n >= Up::N) continue;
+      const auto g = with_bias<Up>(dots[2 * i], gate_, expert, n);
+      const auto u = with_bias<Up>(dots[2 * i + 1], up_, expert, n);
+      const T y = round_to<T>(to_float(activate<Up>(g, u)));
+      hidden_[k * Up::N + n] = experts()[k] < Up::E ? y : not_a_number<T>();
     }
   }
 
   __device__ __forceinline__ void multiply_down(int part, typename Down::Out* out) {
     const int items = down_items(part);
-#pragma unroll 1
-    for (int item = unit<Second>(); warp_has<Second>(item, items); item += kDownUnits) {
-      SecondProduct product;
+    int item = unit<Second>();
+    SecondProduct product;
+    bool more = warp_has<Second>(item, items);
+    if (more) {
       place_down(product, part, item);
-      const int k = min(item, items - 1) % kTopK, first = item / kTopK * Second::kRows;
-      float dots[Second::kRows];
-      multiply(product,
-               reinterpret_cast<const typename Second::Chunk*>(memory()) +
-                   k * (Second::kShared / 16),
-               dots);
-      if (threadIdx.x % Second::kUnit != 0 || item >= items) continue;
-      const auto weight = weights_[k * Down::kWeightSlotStride];
-#pragma unroll
-      for (int r = 0; r < Second::kRows; ++r) {
-        const int n = min(part * kPartRows + first + r, Down::N - 1);
-        const auto y = with_bias<Down>(dots[r], down_, readable<Down>(k), n);
-        products()[k * kPartRows + first + r] =
-            experts()[k] < Down::E ? weighted<Sum>(y, weight) : not_a_number<Sum>();
+      product.load_scales(0);
+    }
+    while (more) {
+      const int done = item, k = min(done, items - 1) % kTopK;
+      multiply(product, reinterpret_cast<const typename Second::Chunk*>(memory()) +
+                            k * (Second::kShared / 16));
+      item += kDownUnits;
+      more = warp_has<Second>(item, items);
+      if (more) {
+        place_down(product, part, item);
+        product.load_scales(0);
       }
+      float dots[Second::kRows];
+      product.finish(dots);
+      if (threadIdx.x % Second::kUnit == 0 && done < items) weigh(part, done, dots);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < kPartRows; i += kThreads) {
@@ -258,6 +284,18 @@ class MoeExpertsRows {
       out[n] = round_to<typename Down::Out>(to_float(sum));
     }
     __syncthreads();  // before the next part's products
+  }
+
+  __device__ __forceinline__ void weigh(int part, int item,
+                                        const float (&dots)[Second::kRows]) const {
+    const int k = item % kTopK, first = item / kTopK * Second::kRows;
+#pragma unroll
+    for (int r = 0; r < Second::kRows; ++r) {
+      const int n = min(part * kPartRows + first + r, Down::N - 1);
+      const auto y = with_bias<Down>(dots[r], down_, readable<Down>(k), n);
+      products()[k * kPartRows + first + r] =
+          experts()[k] < Down::E ? weighted<Sum>(y, weights()[k]) : not_a_number<Sum>();
+    }
   }
 
   const T* x_;

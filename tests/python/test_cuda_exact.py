@@ -205,7 +205,7 @@ def test_gpt_oss():
 )
 def test_sizes_of_models(width, hidden, count, top_k, quantization):
     experts = Experts(width, hidden, count, quantization)
-    for tokens in (1, 2, 4, 5, 8, 16, 17, 32):
+    for tokens in (1, 4, 9, 32):
         check(experts, experts.inputs(tokens, top_k))
 
 

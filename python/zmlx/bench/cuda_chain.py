@@ -65,12 +65,13 @@ def _capsule(shape: LayerShape, results: dict[int, dict[str, Any]]) -> dict[str,
         results={
             str(tokens): {
                 "equal": found["equal"],
+                "spread": found["spread"],
                 "calls_per_layer": found["calls"],
                 "host_seconds_per_call": host_seconds(found),
             }
             for tokens, found in results.items()
         },
-        passed=all(found["equal"] for found in results.values()),
+        passed=all(found["equal"] and found["spread"] > 1e-3 for found in results.values()),
     )
 
 
