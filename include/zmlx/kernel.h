@@ -27,6 +27,16 @@ namespace kernel {
 class Definition;
 }
 
+/// A kernel as Metal gets it for given arrays.
+struct MetalLaunch {
+  std::string name;                          ///< of the kernel function
+  std::string header;                        ///< what formulas call
+  std::string text;                          ///< the formula's functions and the kernel
+  std::vector<std::string> inputs, outputs;  ///< of the buffers, which lie in this order
+  std::vector<int> numbers;                  ///< what the last of the inputs holds, as int32
+  int threadgroups, threads;                 ///< of the grid, of a threadgroup
+};
+
 /// A kernel: a function of arrays that copies share.
 class ZMLX_API Kernel {
  public:
@@ -51,6 +61,12 @@ class ZMLX_API Kernel {
   /// @throws std::invalid_argument if there is no such backend.
   std::string source(const std::string& backend, mx::Dtype type = mx::float32,
                      const std::string& of = "value", const mx::Shape& shape = {4096, 4096}) const;
+  /// What would run for these arrays on Metal, but for the text that MLX puts before every kernel.
+  /// Needs no GPU.
+  /// @param of  "value", or a derivative by all inputs: "vjp", whose further inputs are the result
+  /// if a given derivative uses it and the cotangent; "jvp", with a tangent for each input.
+  MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
+                           const std::string& of = "value") const;
   /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
   std::string explain() const;
 

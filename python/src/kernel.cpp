@@ -82,6 +82,28 @@ void init_kernel(nb::module_& m) {
           "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative, for "
           "inputs of a type and shape.")
       .def(
+          "metal_launch",
+          [](const zmlx::Kernel& kernel, const nb::args& args, const std::string& of) {
+            const auto launch = kernel.metal_launch(arrays_of(kernel, args), of);
+            nb::dict described;
+            described["name"] = launch.name;
+            described["header"] = launch.header;
+            described["text"] = launch.text;
+            described["inputs"] = launch.inputs;
+            described["outputs"] = launch.outputs;
+            described["numbers"] = launch.numbers;
+            described["threadgroups"] = launch.threadgroups;
+            described["threads"] = launch.threads;
+            return described;
+          },
+          "args"_a, nb::kw_only(), "of"_a = "value",
+          nb::sig("def metal_launch(self, *args: mlx.core.array | float, of: str = 'value') -> "
+                  "dict[str, object]"),
+          "What would run for these arrays on Metal: the kernel's text, its buffers and its "
+          "launch. "
+          "With of='vjp' a cotangent follows the inputs (behind the result, if a given derivative "
+          "uses it), with of='jvp' a tangent for each. Needs no GPU.")
+      .def(
           "tune",
           [](const zmlx::Kernel& kernel, const nb::args& args) {
             return kernel.tune(arrays_of(kernel, args));

@@ -108,11 +108,11 @@ __device__ __forceinline__ float f_quotient(float a, Divisor by) {
 
 /// One value of a row's threads by an associative operation; every thread gets it. Beyond a warp,
 /// `shared` holds a value for each, and must not be written again before all have read it.
-template <int Lanes, typename T, typename Op>
-__device__ __forceinline__ T reduce_lanes(T value, T* shared, const Op& op) {
+template <int Lanes, auto Op, typename T>
+__device__ __forceinline__ T reduce_lanes(T value, T* shared) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
-    value = op(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    value = Op(value, __shfl_xor_sync(0xffffffffu, value, distance));
   }
   if constexpr (Lanes > 32) {
     constexpr int kWarps = Lanes / 32;
@@ -121,7 +121,7 @@ __device__ __forceinline__ T reduce_lanes(T value, T* shared, const Op& op) {
     value = shared[threadIdx.x % kWarps];
 #pragma unroll
     for (int distance = kWarps / 2; distance > 0; distance /= 2) {
-      value = op(value, __shfl_xor_sync(0xffffffffu, value, distance));
+      value = Op(value, __shfl_xor_sync(0xffffffffu, value, distance));
     }
   }
   return value;

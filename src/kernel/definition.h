@@ -10,6 +10,7 @@
 #include "kernel/tune.h"
 #include "mlx/array.h"
 #include "mlx/utils.h"
+#include "zmlx/kernel.h"
 
 namespace zmlx::kernel {
 
@@ -48,6 +49,10 @@ class Definition {
   /// See `Kernel::source`.
   virtual std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
                              const mx::Shape& shape) const = 0;
+
+  /// See `Kernel::metal_launch`.
+  virtual MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
+                                   const std::string& of) const = 0;
 
   const std::string& kind() const { return kind_; }
   const std::string& name() const { return name_; }

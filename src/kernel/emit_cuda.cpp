@@ -110,9 +110,9 @@ class Cuda : public Gpu {
   std::string quotient() const override { return "zmlx::f_quotient"; }
   std::string reduce(const std::string& value, const std::string& shared, int lanes,
                      const std::string& combine, const std::string& indent) const override {
-    const std::string op = "[](auto a, auto b) { return " + combine + "(a, b); }";
-    return indent + value + " = zmlx::reduce_lanes<" + std::to_string(lanes) + ">(" + value + ", " +
-           (lanes > 32 ? shared : "&" + value) + ", " + op + ");\n";
+    // NVRTC takes no lambda that does not say where it runs.
+    return indent + value + " = zmlx::reduce_lanes<" + std::to_string(lanes) + ", " + combine +
+           ">(" + value + ", " + (lanes > 32 ? shared : "&" + value) + ");\n";
   }
 
  protected:

@@ -1,12 +1,24 @@
 // Row kernels for GPUs, in whatever language.
 
 #include <algorithm>
+#include <cctype>
 
 #include "kernel/emit_body.h"
 
 namespace zmlx::kernel {
 
 namespace {
+
+/// Whether a text has an identifier in it.
+bool mentions(const std::string& text, const std::string& name) {
+  const auto part_of_name = [&](size_t i) {
+    return i < text.size() && (std::isalnum(static_cast<unsigned char>(text[i])) || text[i] == '_');
+  };
+  for (auto at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
+    if (!(at > 0 && part_of_name(at - 1)) && !part_of_name(at + name.size())) return true;
+  }
+  return false;
+}
 
 /// Writes the body of a row kernel: 32 threads or a group walk a row, or in order a thread does.
 /// What a thread holds of its row is loaded once, before anything is computed.
@@ -122,17 +134,19 @@ class RowText {
   /// A loop over the vectors that a thread holds, u, which are number q of the row.
   std::string held_loop(const std::string& each) const {
     const auto length = width_ == 1 ? std::string("length") : "length / " + text_of(width_);
-    std::string text = gpu.unroll() + "  for (int u = 0; u < " + text_of(held_) +
-                       "; ++u) {\n    const int q = lane + u * " + text_of(form_.lanes) + ";\n";
-    if (!form_.whole) text += "    if (q >= " + length + ") break;\n";
-    return text + each + "  }\n";
+    std::string text = gpu.unroll() + "  for (int u = 0; u < " + text_of(held_) + "; ++u) {\n";
+    const auto inner = (form_.whole ? "" : "    if (q >= " + length + ") break;\n") + each;
+    if (mentions(inner, "q")) {
+      text += "    const int q = lane + u * " + text_of(form_.lanes) + ";\n";
+    }
+    return text + inner + "  }\n";
   }
 
   /// A loop over the row's elements with the statements `each`; inputs are x<n>.
   std::string loop(const std::string& each, const std::string& before, const std::string& after) {
     std::string reads, loads;
     for (size_t n = 0; n < form_.inputs.size(); ++n) {
-      if (f_.per_row[n]) continue;
+      if (f_.per_row[n] || !mentions(each, names_[n])) continue;
       const auto name = "v" + text_of(n) + (held_ > 0 ? "[u]" : "");
       reads += "      const " + type_of(f_.types[n]) + " " + names_[n] + " = " +
                gpu.loaded(form_.inputs[n], f_.types[n], gpu.lane(width_, name, "k")) + ";\n";

@@ -7,8 +7,8 @@
 #include "mlx/array.h"
 #include "mlx/stream.h"
 
-/// Launching formulas on GPUs: on CUDA through fast/cuda_kernel.h, on Metal through MLX's
-/// fast::metal_kernel. For `Primitive::eval_gpu`.
+/// Launching formulas on GPUs: on CUDA through fast/cuda_kernel.h, on Metal through
+/// fast/metal_kernel.h. For `Primitive::eval_gpu`.
 namespace zmlx::kernel {
 
 void run_on_gpu(const ElementwiseKernel& kernel, const mx::Stream& stream,

@@ -6,9 +6,11 @@
 #include "kernel/arrays.h"
 #include "kernel/cpu_rows.h"
 #include "kernel/emit.h"
+#include "kernel/gpu_kernel.h"
 #include "kernel/parser.h"
 #include "kernel/rows.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "zmlx/kernel.h"
 
 namespace zmlx {
@@ -112,6 +114,25 @@ class RowDefinition : public Definition {
     const auto kernel = of == "value" ? kernel_ : kernel_->gradient({0});
     return rows_source(kernel->formula(), backend, storage_of(written_type(type)),
                        shape.empty() ? 1 : shape.back(), kernel->threadgroup());
+  }
+
+  MetalLaunch metal_launch(const std::vector<mx::array>& arrays,
+                           const std::string& of) const override {
+    const auto kernel = of == "value" ? kernel_
+                        : of == "vjp" ? kernel_->gradient({0})
+                                      : kernel_->tangent({0});
+    const auto& formula = kernel->formula();
+    if (arrays.size() != formula.names.size()) {
+      throw std::invalid_argument("[" + name() + "] takes " + std::to_string(formula.names.size()) +
+                                  " arrays, not " + std::to_string(arrays.size()) + ".");
+    }
+    std::vector<mx::array> read;
+    for (size_t n = 0; n < arrays.size(); ++n) {
+      read.push_back(readable(arrays[n], formula.types[n], name(), mx::to_stream(mx::Device::cpu)));
+    }
+    mx::eval(read);
+    const std::vector<mx::Dtype> types(formula.outputs.size(), written_type(arrays[0].dtype()));
+    return described(launch_of(*kernel, read, types, false), types);
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }

@@ -93,9 +93,8 @@ def test_names_of_the_user_appear_in_no_code():
         kernel.source("opencl")
 
 
-@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
-def test_cuda_compiles(tmp_path):
-    # Each in a namespace of its own, in one file: nvcc starts slowly.
+def cuda_file():
+    """All kernels, each in a namespace of its own, for compilers start slowly; and how many."""
     texts, head = [], None
     for name, source in sources("cuda"):
         made = r'__device__ __\w+__ (void formula|\w+( \w+)? combine0)\(|extern "C"'
@@ -104,8 +103,14 @@ def test_cuda_compiles(tmp_path):
         body = source[at:].replace('extern "C" ', "")
         texts.append(f"namespace {name} {{\n{body}\n}}\n")
     assert len(texts) > 50
+    return head + "".join(texts), len(texts)
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+def test_cuda_compiles(tmp_path):
+    text, count = cuda_file()
     file = tmp_path / "kernels.cu"
-    file.write_text(head + "".join(texts))
+    file.write_text(text)
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     done = subprocess.run(
         [NVCC, "-std=c++17", "-c", "-Werror=all-warnings", "-diag-suppress=177", "-Xptxas=-v"]
@@ -115,7 +120,36 @@ def test_cuda_compiles(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     spills = re.findall(r"(\d+) bytes spill stores", done.stderr)
-    assert len(spills) >= len(ARCHITECTURES) * len(texts) and set(spills) == {"0"}
+    assert len(spills) >= len(ARCHITECTURES) * count and set(spills) == {"0"}
+
+
+def nvrtc_library():
+    """NVRTC with the folder of its headers, of a CUDA toolkit or the wheels that MLX needs."""
+    packages = Path(mx.__file__).parents[1] / "nvidia"
+    for root in (*sorted(Path("/usr/local").glob("cuda*"), reverse=True), *packages.glob("cu*")):
+        for library in sorted(root.glob("lib*/libnvrtc.so.*")):
+            if (root / "include/cuda_fp16.h").exists():
+                return library, root / "include"
+    return None
+
+
+@pytest.mark.skipif(nvrtc_library() is None, reason="NVRTC is not installed")
+def test_cuda_compiles_with_nvrtc():
+    """As the library does, see src/cuda/host/module.cpp. It is stricter than nvcc."""
+    library, include = nvrtc_library()
+    nvrtc = ctypes.CDLL(str(library))
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    text = cuda_file()[0].encode()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"zmlx.cu", 0, None, None) == 0
+    options = ["--gpu-architecture=sm_90", f"--include-path={include}", "--std=c++17"]
+    listed = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    status = nvrtc.nvrtcCompileProgram(program, len(options), listed)
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    message = log.value.decode()
+    assert status == 0, message[:4000]
+    assert "warning" not in message, message[:4000]
 
 
 PLACES = (
