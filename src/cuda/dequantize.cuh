@@ -55,12 +55,20 @@ __device__ __forceinline__ bool is_linear(u16 scale) {
   return (scale >> 7 & 255u) - 1u < 254u - 133u || (scale & 0x7fff) == 0;
 }
 
+/// A pair of scales times 2^133, exactly, if `is_linear` accepts them.
+__device__ __forceinline__ u32 linear_scale(u32 scales) {
+  constexpr u32 k66 = 0x60806080u, k67 = 0x61006100u;  // 2^66 and 2^67
+  return mul2<bf16>(mul2<bf16>(scales, k66), k67);
+}
+
 /// One group's scale and bias, applied to pairs of codes; `Linear` as said above.
 template <typename T, int Bits, bool Linear>
 struct Group {
   u32 scale, bias;
 
   __device__ __forceinline__ Group() {}
+  /// From pairs, the scale as `linear_scale` makes it where it has to be.
+  __device__ __forceinline__ Group(u32 scale, u32 bias) : scale(scale), bias(bias) {}
   __device__ __forceinline__ Group(u16 scale_bits, u16 bias_bits) {
     if (Linear && (scale_bits & 0x7fff)) scale_bits += 133 << 7;
     scale = twice(scale_bits), bias = twice(bias_bits);

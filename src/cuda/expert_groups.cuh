@@ -24,10 +24,41 @@ class ExpertGroups {
         pairs_(reinterpret_cast<u16*>(counts_ + C::E + 1)),
         ranks_(pairs_ + C::kMaxPairs) {}
 
-  /// To be called by the whole block. `missing` is called with pairs whose expert does not exist,
-  /// which are in no group. Ends with a barrier.
+  /// To be called by the whole block. `missing` is called with pairs whose expert does not exist;
+  /// they are in no group, or in one of an expert that exists. Ends with a barrier.
   template <typename Missing>
   __device__ __forceinline__ void gather(const u32* indices, int pairs, const Missing& missing) {
+    if constexpr (C::kMaxTokens == 1) {
+      take_each_pair(indices, pairs, missing);
+    } else {
+      gather_pairs(indices, pairs, missing);
+    }
+  }
+
+  __device__ __forceinline__ int count() const { return counts_[C::E]; }
+  __device__ __forceinline__ const Group& group(int i) const { return groups_[i]; }
+  __device__ __forceinline__ int pair(int i) const { return pairs_[i]; }
+
+ private:
+  static constexpr u16 kMissing = 0xffff;
+
+  /// A token's experts differ; if not, each of its pairs is multiplied anew.
+  template <typename Missing>
+  __device__ __forceinline__ void take_each_pair(const u32* indices, int pairs,
+                                                 const Missing& missing) {
+    for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
+      const u32 expert = expert_of<C>(indices, pair);
+      groups_[pair] = {expert < C::E ? expert : 0, pair, 1};
+      pairs_[pair] = pair;
+      if (expert >= C::E) missing(pair);
+    }
+    if (threadIdx.x == 0) counts_[C::E] = pairs;
+    __syncthreads();
+  }
+
+  template <typename Missing>
+  __device__ __forceinline__ void gather_pairs(const u32* indices, int pairs,
+                                               const Missing& missing) {
     for (int i = threadIdx.x; i <= C::E; i += C::kThreads) counts_[i] = 0;
     for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
       const u32 expert = expert_of<C>(indices, pair);
@@ -47,13 +78,6 @@ class ExpertGroups {
     }
     __syncthreads();
   }
-
-  __device__ __forceinline__ int count() const { return counts_[C::E]; }
-  __device__ __forceinline__ const Group& group(int i) const { return groups_[i]; }
-  __device__ __forceinline__ int pair(int i) const { return pairs_[i]; }
-
- private:
-  static constexpr u16 kMissing = 0xffff;
 
   /// Counts each expert's pairs, and puts in the place of a pair's expert how many came before.
   __device__ __forceinline__ void rank(int pairs) {

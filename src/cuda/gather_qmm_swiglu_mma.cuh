@@ -110,7 +110,7 @@ class SwigluMma {
     for (int s = 0; s < L::kStages; ++s) {
       wait_for_copies<C::kRing - 1>();
       __syncwarp();
-      if (s == 0) linear = tile_is_linear<C>(scales);
+      if (s == 0) linear = make_linear<C>(scales);
       u8* stage = codes + s % C::kRing * L::kCodes;
       MmaStage<C>::run(linear, stage, scales, s, activations + token * kRowWords, token,
                        s * (L::kStageK / 32), sums);

@@ -99,15 +99,27 @@ struct WeightTile {
   }
 };
 
-/// Whether codes of a tile need no conversion: see `is_linear`. For a whole warp.
+/// Whether codes of a tile need no conversion: see `is_linear`. If so, the scales are made what that
+/// takes, once for all who read them. For a whole warp.
 template <class C>
-__device__ __forceinline__ bool tile_is_linear(const u8* scales) {
+__device__ __forceinline__ bool make_linear(u8* scales) {
   if constexpr (kHasLinear<typename C::T, C::kBits>) {
+    constexpr int kUnits = MmaLayout<C>::kScales / 16;
+    uint4* all = reinterpret_cast<uint4*>(scales);
     bool linear = true;
-    for (int i = threadIdx.x % 32; i < MmaLayout<C>::kScales / 2; i += 32) {
-      linear &= is_linear(reinterpret_cast<const u16*>(scales)[i]);
+    for (int i = threadIdx.x % 32; i < kUnits; i += 32) {
+      const uint4 v = all[i];
+      for (const u32 pair : {v.x, v.y, v.z, v.w}) {
+        linear &= is_linear(static_cast<u16>(pair)) && is_linear(static_cast<u16>(pair >> 16));
+      }
     }
-    return __all_sync(0xffffffffu, linear);
+    if (!__all_sync(0xffffffffu, linear)) return false;
+    for (int i = threadIdx.x % 32; i < kUnits; i += 32) {
+      const uint4 v = all[i];
+      all[i] = {linear_scale(v.x), linear_scale(v.y), linear_scale(v.z), linear_scale(v.w)};
+    }
+    __syncwarp();
+    return true;
   } else {
     return false;
   }
@@ -119,11 +131,15 @@ class MmaStage {
   using T = typename C::T;
   using L = MmaLayout<C>;
   static constexpr int kPairs = L::kStageK / 32;  // pairs of blocks
+  // Groups of a stage, and the words that hold their scales: two each, if all words are whole.
+  static constexpr int kStageGroups = L::kStageK > C::kGroup ? L::kStageK / C::kGroup : 1;
+  static constexpr bool kPacked = kStageGroups % 2 == 0 && L::kGroups % 2 == 0;
+  static constexpr int kScaleWords = kPacked ? kStageGroups / 2 : kStageGroups;
 
  public:
-  /// @param linear       what `tile_is_linear` says.
+  /// @param linear       what `make_linear` said of the tile.
   /// @param codes        the stage, as `WeightTile::copy_stage` left it.
-  /// @param scales       of the tile, as `WeightTile::copy_scales` left them.
+  /// @param scales       of the tile, as `WeightTile::copy_scales` and `make_linear` left them.
   /// @param row          activations of the token in this thread's column, staged.
   /// @param token        what the row was staged for.
   /// @param pair_offset  pairs of blocks in the row before this stage.
@@ -145,7 +161,14 @@ class MmaStage {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const uint4* x = reinterpret_cast<const uint4*>(row);
     const u8* first = codes + g * L::kStageBytes;
-    const u16* s = reinterpret_cast<const u16*>(scales) + g * L::kGroups;
+    u32 scale_words[2][kScaleWords], bias_words[2][kScaleWords];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const u16* s = reinterpret_cast<const u16*>(scales) + (g + r * 8) * L::kGroups +
+                     stage * L::kStageK / C::kGroup;
+      load_scales(s, scale_words[r]);
+      load_scales(s + L::kRows * L::kGroups, bias_words[r]);
+    }
     Group<T, C::kBits, Linear> groups[2];
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
@@ -154,8 +177,8 @@ class MmaStage {
       if (p == 0 || p * 32 % C::kGroup == 0) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int at = r * 8 * L::kGroups + k / C::kGroup;
-          groups[r] = {s[at], s[L::kRows * L::kGroups + at]};
+          const int at = p * 32 / C::kGroup;
+          groups[r] = {of_group(scale_words[r], at), of_group(bias_words[r], at)};
         }
       }
       const uint4 v = x[activation_unit(token, pair_offset + p, t)];
@@ -164,6 +187,19 @@ class MmaStage {
       mma<T>(sums, a[0], v.x, v.y);
       mma<T>(sums, a[1], v.z, v.w);
     }
+  }
+
+  /// Of one row and stage. In the last stage of a row what follows it may be read, and is not used.
+  static __device__ __forceinline__ void load_scales(const u16* s, u32 (&words)[kScaleWords]) {
+#pragma unroll
+    for (int i = 0; i < kScaleWords; ++i) {
+      words[i] = kPacked ? reinterpret_cast<const u32*>(s)[i] : s[i];
+    }
+  }
+  /// A group's scale or bias in both halves.
+  static __device__ __forceinline__ u32 of_group(const u32 (&words)[kScaleWords], int group) {
+    if (!kPacked) return __byte_perm(words[group], 0, 0x1010);
+    return __byte_perm(words[group / 2], 0, group % 2 ? 0x3232 : 0x1010);
   }
 
   static __device__ __forceinline__ uint4 chunk_of(const u8* row, int chunk, int g) {

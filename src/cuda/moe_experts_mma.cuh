@@ -65,6 +65,7 @@ class MoeExpertsMma {
         tokens_(tokens),
         groups_(memory() + kGroupsAt),
         phases_(counters) {
+    phases_.ask();
     for (int pair = threadIdx.x; pair < tokens * kTopK; pair += kThreads) {
       pair_weights()[pair] = to_float(weights[pair / kTopK * Down::kWeightTokenStride +
                                               pair % kTopK * Down::kWeightSlotStride]);
@@ -256,7 +257,7 @@ class MoeExpertsMma {
     for (int s = 0; s < MmaLayout<C>::kStages; ++s) {
       wait_for_copies<kRing - 1>();
       __syncwarp();
-      if (s == 0) linear = tile_is_linear<C>(scales(tile_));
+      if (s == 0) linear = make_linear<C>(scales(tile_));
       MmaStage<C>::run(linear, codes(slot_), scales(tile_), s,
                        staged_whole ? row : rows(slot_) + row_token * (kUnits * 4), row_token,
                        staged_whole ? s * kPairs : 0, sums);

@@ -69,17 +69,17 @@ class MoeExpertsRows {
       weight = __ldcg(weights_ + threadIdx.x * Down::kWeightSlotStride);
       experts()[threadIdx.x] = expert_of<Up>(indices_, threadIdx.x);
     }
+    phases_.ask();
+    __syncthreads();
     const int part = phases_.first();
     if (part < kParts) {
       int count = 0;
-      begin(part, 1);
       multiply_up(part);
       if (threadIdx.x < kTopK) weights()[threadIdx.x] = weight;
       int next;
       while ((next = phases_.next()) < kParts) {
         if (threadIdx.x == 0) more[count] = next;
         ++count;
-        begin(next, 1);
         multiply_up(next);
       }
       stage_rows<Down>(hidden_, kTopK, reinterpret_cast<typename Second::Chunk*>(memory()));
@@ -215,15 +215,20 @@ class MoeExpertsRows {
 
   // In both phases the next product's scales are asked for before the sums of one are added up.
 
+  /// The whole first phase of a part. Scales are asked for first: behind a ring of copies they would
+  /// wait for all of them.
   __device__ __forceinline__ void multiply_up(int part) {
     const auto* x = reinterpret_cast<const typename First::Chunk*>(memory());
     const int items = up_items(part);
     int item = unit<First>();
-    if (!warp_has<First>(item, items)) return;
     FirstProduct product;
-    place_up(product, part, item);
-    product.load_scales(0);
-    for (bool more = true; more;) {
+    bool more = warp_has<First>(item, items);
+    if (more) {
+      place_up(product, part, item);
+      product.load_scales(0);
+    }
+    begin(part, 1);
+    while (more) {
       multiply(product, x);
       const int done = item;
       item += kUpUnits;

@@ -17,12 +17,12 @@ class TwoPhases {
   /// @param counters  three, zero between launches; nothing else on the GPU may use them meanwhile.
   __device__ __forceinline__ explicit TwoPhases(u32* counters) : counters_(counters) {}
 
-  /// The part that this block begins with; `Parts` or more if none is left. Ends with a barrier.
-  __device__ __forceinline__ int first() {
+  /// Asks for the part that this block begins with, which `first` returns after a barrier; `Parts`
+  /// or more if none is left.
+  __device__ __forceinline__ void ask() const {
     if (threadIdx.x == 0) told() = atomicAdd(counters_, 1u);
-    __syncthreads();
-    return told();
   }
+  __device__ __forceinline__ int first() const { return told(); }
 
   /// Says that a part of the first phase is written. Returns another one; if none is left, waits
   /// for all and returns `Parts` or more. Begins and ends with a barrier.

@@ -42,7 +42,7 @@ void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsP
       std::max(cuda_staged_row(up, plan.product), up.top_k * cuda_staged_row(down, plan.product));
   const int part_rows = ceil_div(ceil_div(down.N, second.rows), plan.parts) * second.rows;
   const int products = ceil_div(up.top_k * part_rows * sum_bytes, 16) * 16;
-  take_first(plan, up, {{512, 12}, {512, 8}, {512, 6}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
+  take_first(plan, up, {{512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
              [&](const ExpertsPlan& p) {
                return staged + products + p.ring * p.threads * std::max(first.slot, second.slot);
              });
@@ -87,7 +87,7 @@ void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPl
   if (up.tokens == 1) {
     take_first(plan, up, {{256, 7}, {256, 5}, {256, 3}, {128, 3}}, bytes);
   } else {
-    take_first(plan, up, {{384, 3}, {256, 3}, {256, 2}, {128, 2}}, bytes);
+    take_first(plan, up, {{512, 2}, {384, 2}, {256, 3}, {256, 2}, {128, 2}}, bytes);
   }
 }
 

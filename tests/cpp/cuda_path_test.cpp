@@ -101,11 +101,11 @@ TEST(CudaPath, MakesAllExpertsInOneKernel) {
   };
   // tests/cuda/experts.cu has the same numbers, from the kernels themselves.
   for (const auto& [c, product, threads, ring, bytes] :
-       {std::tuple{wide(4, 1), CudaProduct::lanes, 512, 12, 213120},
-        {wide(8, 1), CudaProduct::lanes, 512, 12, 211072},
-        {call("mxfp4", 4, 32, 2880, 2880, 1, 4), CudaProduct::fp, 512, 4, 180416},
+       {std::tuple{wide(4, 1), CudaProduct::lanes, 512, 5, 98432},
+        {wide(8, 1), CudaProduct::lanes, 512, 5, 96384},
+        {call("mxfp4", 4, 32, 2880, 2880, 1, 4), CudaProduct::fp, 512, 5, 213184},
         {many(1), CudaProduct::mma, 256, 7, 215172},
-        {wide(4, 16), CudaProduct::mma, 384, 3, 209540},
+        {wide(4, 16), CudaProduct::mma, 512, 2, 211588},
         {many(32), CudaProduct::mma, 256, 3, 230916}}) {
     const auto plan = experts(c);
     EXPECT_EQ(plan.obstacle, "");
