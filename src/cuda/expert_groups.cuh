@@ -6,8 +6,8 @@ namespace zmlx {
 
 /// The (token, expert) pairs of a call, those of one expert side by side, in groups of at most
 /// `Most`: a group is multiplied with its expert's weights at once. All blocks of a launch make the
-/// same groups.
-template <class C, int Most>
+/// same groups. They are `At` bytes into the shared memory.
+template <class C, int Most, int At>
 class ExpertGroups {
  public:
   struct Group {
@@ -18,91 +18,85 @@ class ExpertGroups {
   // Bytes of shared memory, aligned to 4.
   static constexpr int kShared = C::kMaxPairs * (12 + 2 + 2) + (C::E + 1) * 4;
 
-  __device__ __forceinline__ explicit ExpertGroups(u8* shared)
-      : groups_(reinterpret_cast<Group*>(shared)),
-        counts_(reinterpret_cast<int*>(groups_ + C::kMaxPairs)),
-        pairs_(reinterpret_cast<u16*>(counts_ + C::E + 1)),
-        ranks_(pairs_ + C::kMaxPairs) {}
-
   /// To be called by the whole block. `missing` is called with pairs whose expert does not exist;
   /// they are in no group, or in one of an expert that exists. Ends with a barrier.
   template <typename Missing>
-  __device__ __forceinline__ void gather(const u32* indices, int pairs, const Missing& missing) {
+  static __device__ __forceinline__ void gather(const u32* indices, int pair_count, const Missing& missing) {
     if constexpr (C::kMaxTokens == 1) {
-      take_each_pair(indices, pairs, missing);
+      take_each_pair(indices, pair_count, missing);
     } else {
-      gather_pairs(indices, pairs, missing);
+      gather_pairs(indices, pair_count, missing);
     }
   }
 
-  __device__ __forceinline__ int count() const { return counts_[C::E]; }
-  __device__ __forceinline__ const Group& group(int i) const { return groups_[i]; }
-  __device__ __forceinline__ int pair(int i) const { return pairs_[i]; }
+  static __device__ __forceinline__ int count() { return counts()[C::E]; }
+  static __device__ __forceinline__ const Group& group(int i) { return groups()[i]; }
+  static __device__ __forceinline__ int pair(int i) { return pairs()[i]; }
 
  private:
   static constexpr u16 kMissing = 0xffff;
 
   /// A token's experts differ; if not, each of its pairs is multiplied anew.
   template <typename Missing>
-  __device__ __forceinline__ void take_each_pair(const u32* indices, int pairs,
+  static __device__ __forceinline__ void take_each_pair(const u32* indices, int pair_count,
                                                  const Missing& missing) {
-    for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
+    for (int pair = threadIdx.x; pair < pair_count; pair += C::kThreads) {
       const u32 expert = expert_of<C>(indices, pair);
-      groups_[pair] = {expert < C::E ? expert : 0, pair, 1};
-      pairs_[pair] = pair;
+      groups()[pair] = {expert < C::E ? expert : 0, pair, 1};
+      pairs()[pair] = pair;
       if (expert >= C::E) missing(pair);
     }
-    if (threadIdx.x == 0) counts_[C::E] = pairs;
+    if (threadIdx.x == 0) counts()[C::E] = pair_count;
     __syncthreads();
   }
 
   template <typename Missing>
-  __device__ __forceinline__ void gather_pairs(const u32* indices, int pairs,
+  static __device__ __forceinline__ void gather_pairs(const u32* indices, int pair_count,
                                                const Missing& missing) {
-    for (int i = threadIdx.x; i <= C::E; i += C::kThreads) counts_[i] = 0;
-    for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
+    for (int i = threadIdx.x; i <= C::E; i += C::kThreads) counts()[i] = 0;
+    for (int pair = threadIdx.x; pair < pair_count; pair += C::kThreads) {
       const u32 expert = expert_of<C>(indices, pair);
-      ranks_[pair] = expert < C::E ? expert : kMissing;
+      ranks()[pair] = expert < C::E ? expert : kMissing;
       if (expert >= C::E) missing(pair);
     }
     __syncthreads();
     if (threadIdx.x < 32) {
-      rank(pairs);
+      rank(pair_count);
       place();
     }
     __syncthreads();
-    // From here on counts_ holds where an expert's pairs begin.
-    for (int pair = threadIdx.x; pair < pairs; pair += C::kThreads) {
+    // From here on counts() holds where an expert's pairs begin.
+    for (int pair = threadIdx.x; pair < pair_count; pair += C::kThreads) {
       const u32 expert = expert_of<C>(indices, pair);
-      if (expert < C::E) pairs_[counts_[expert] + ranks_[pair]] = pair;
+      if (expert < C::E) pairs()[counts()[expert] + ranks()[pair]] = pair;
     }
     __syncthreads();
   }
 
   /// Counts each expert's pairs, and puts in the place of a pair's expert how many came before.
-  __device__ __forceinline__ void rank(int pairs) {
+  static __device__ __forceinline__ void rank(int pair_count) {
     const u32 before = (1u << threadIdx.x) - 1;
-    for (int base = 0; base < pairs; base += 32) {
+    for (int base = 0; base < pair_count; base += 32) {
       const int pair = base + threadIdx.x;
-      const u16 expert = pair < pairs ? ranks_[pair] : kMissing;
+      const u16 expert = pair < pair_count ? ranks()[pair] : kMissing;
       const u32 same = __match_any_sync(0xffffffffu, expert);
       if (expert != kMissing) {
-        const int count = counts_[expert];
-        ranks_[pair] = count + __popc(same & before);
+        const int count = counts()[expert];
+        ranks()[pair] = count + __popc(same & before);
         __syncwarp(same);
-        if ((same & before) == 0) counts_[expert] = count + __popc(same);
+        if ((same & before) == 0) counts()[expert] = count + __popc(same);
       }
       __syncwarp();
     }
   }
 
   /// Sums over experts before each one: its pairs in the low half, its groups in the high one.
-  __device__ __forceinline__ void place() {
+  static __device__ __forceinline__ void place() {
     const int lane = threadIdx.x;
     int before = 0;
     for (int base = 0; base < C::E; base += 32) {
       const int expert = base + lane;
-      const int count = expert < C::E ? counts_[expert] : 0;
+      const int count = expert < C::E ? counts()[expert] : 0;
       const int own = count | (count + Most - 1) / Most << 16;
       int end = own;
 #pragma unroll
@@ -112,17 +106,25 @@ class ExpertGroups {
       }
       const int first = (before + end - own) & 0xffff, at = (before + end - own) >> 16;
       for (int i = 0; i * Most < count; ++i) {
-        groups_[at + i] = {static_cast<u32>(expert), first + i * Most, min(Most, count - i * Most)};
+        groups()[at + i] = {static_cast<u32>(expert), first + i * Most, min(Most, count - i * Most)};
       }
-      if (count > 0) counts_[expert] = first;
+      if (count > 0) counts()[expert] = first;
       before += __shfl_sync(0xffffffffu, end, 31);
     }
-    if (lane == 0) counts_[C::E] = before >> 16;
+    if (lane == 0) counts()[C::E] = before >> 16;
   }
 
-  Group* groups_;
-  int* counts_;
-  u16 *pairs_, *ranks_;
+  static __device__ __forceinline__ Group* groups() {
+    extern __shared__ uint4 shared[];
+    return reinterpret_cast<Group*>(reinterpret_cast<u8*>(shared) + At);
+  }
+  static __device__ __forceinline__ int* counts() {
+    return reinterpret_cast<int*>(groups() + C::kMaxPairs);
+  }
+  static __device__ __forceinline__ u16* pairs() {
+    return reinterpret_cast<u16*>(counts() + C::E + 1);
+  }
+  static __device__ __forceinline__ u16* ranks() { return pairs() + C::kMaxPairs; }
 };
 
 }  // namespace zmlx

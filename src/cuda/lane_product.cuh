@@ -216,14 +216,18 @@ class LaneProduct {
                                                          Sum (&sums)[kSums], int chunk,
                                                          const Group<T, C::kBits, Linear>& group,
                                                          const u32 (&xs)[4]) {
+    // Of more than two rows the second scale would not fit into the registers.
+    constexpr bool kAllByFour = L::kByFour && R <= 2;
     u32 fours[4];
-    if constexpr (L::kByFour) group.all_by_four(codes.word[chunk], fours);
+    if constexpr (kAllByFour) group.all_by_four(codes.word[chunk], fours);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = chunk * 4 + i;
       u32 w;
-      if constexpr (L::kByFour) {
+      if constexpr (kAllByFour) {
         w = fours[i];
+      } else if constexpr (L::kByFour) {
+        w = group.by_four(codes.word[chunk], 4 * i);
       } else if constexpr (C::kBits == 8) {
         w = group.bytes(__byte_perm(codes.word[at / 2], 0, at % 2 ? 0x4342 : 0x4140));
       } else {

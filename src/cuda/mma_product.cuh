@@ -72,6 +72,10 @@ struct WeightTile {
   const T* biases = nullptr;
 
   WeightTile() = default;
+  /// The same place in memory, of a product with other constants.
+  template <class Other>
+  __device__ __forceinline__ explicit WeightTile(const WeightTile<Other>& other)
+      : codes(other.codes), scales(other.scales), biases(other.biases) {}
   __device__ __forceinline__ WeightTile(const Experts<T, T>& experts, u32 expert, int n)
       : codes(reinterpret_cast<const u8*>(experts.w + expert * experts.w_stride) +
               static_cast<long long>(n) * L::kRowBytes),
@@ -131,10 +135,9 @@ class MmaStage {
   using T = typename C::T;
   using L = MmaLayout<C>;
   static constexpr int kPairs = L::kStageK / 32;  // pairs of blocks
-  // Groups of a stage, and the words that hold their scales: two each, if all words are whole.
-  static constexpr int kStageGroups = L::kStageK > C::kGroup ? L::kStageK / C::kGroup : 1;
-  static constexpr bool kPacked = kStageGroups % 2 == 0 && L::kGroups % 2 == 0;
-  static constexpr int kScaleWords = kPacked ? kStageGroups / 2 : kStageGroups;
+  // Whether scales of two groups can be read as one word.
+  static constexpr bool kPacked = L::kStageK / C::kGroup % 2 == 0 && L::kGroups % 2 == 0 &&
+                                  L::kStageK > C::kGroup;
 
  public:
   /// @param linear       what `make_linear` said of the tile.
@@ -161,14 +164,9 @@ class MmaStage {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const uint4* x = reinterpret_cast<const uint4*>(row);
     const u8* first = codes + g * L::kStageBytes;
-    u32 scale_words[2][kScaleWords], bias_words[2][kScaleWords];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const u16* s = reinterpret_cast<const u16*>(scales) + (g + r * 8) * L::kGroups +
-                     stage * L::kStageK / C::kGroup;
-      load_scales(s, scale_words[r]);
-      load_scales(s + L::kRows * L::kGroups, bias_words[r]);
-    }
+    const u16* s = reinterpret_cast<const u16*>(scales) + g * L::kGroups +
+                   stage * L::kStageK / C::kGroup;
+    u32 scale_words[2], bias_words[2];
     Group<T, C::kBits, Linear> groups[2];
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
@@ -178,7 +176,14 @@ class MmaStage {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int at = p * 32 / C::kGroup;
-          groups[r] = {of_group(scale_words[r], at), of_group(bias_words[r], at)};
+          const u16* of_row = s + r * 8 * L::kGroups + at;
+          if (!kPacked || at % 2 == 0) {
+            scale_words[r] = load_scales(of_row);
+            bias_words[r] = load_scales(of_row + L::kRows * L::kGroups);
+          }
+          const u32 select = kPacked && at % 2 ? 0x3232 : 0x1010;
+          groups[r] = {__byte_perm(scale_words[r], 0, select),
+                       __byte_perm(bias_words[r], 0, select)};
         }
       }
       const uint4 v = x[activation_unit(token, pair_offset + p, t)];
@@ -189,17 +194,9 @@ class MmaStage {
     }
   }
 
-  /// Of one row and stage. In the last stage of a row what follows it may be read, and is not used.
-  static __device__ __forceinline__ void load_scales(const u16* s, u32 (&words)[kScaleWords]) {
-#pragma unroll
-    for (int i = 0; i < kScaleWords; ++i) {
-      words[i] = kPacked ? reinterpret_cast<const u32*>(s)[i] : s[i];
-    }
-  }
-  /// A group's scale or bias in both halves.
-  static __device__ __forceinline__ u32 of_group(const u32 (&words)[kScaleWords], int group) {
-    if (!kPacked) return __byte_perm(words[group], 0, 0x1010);
-    return __byte_perm(words[group / 2], 0, group % 2 ? 0x3232 : 0x1010);
+  /// Of one group, or of two if they are packed.
+  static __device__ __forceinline__ u32 load_scales(const u16* s) {
+    return kPacked ? *reinterpret_cast<const u32*>(s) : *s;
   }
 
   static __device__ __forceinline__ uint4 chunk_of(const u8* row, int chunk, int g) {

@@ -45,7 +45,7 @@ class MoeExpertsMma {
   static constexpr int kProductsAt = kExchangeAt + kTeams * 2 * 32 * 16;
   static constexpr int kWeightsAt = kProductsAt + Up::kMaxPairs * kRows * int(sizeof(Sum));
   static constexpr int kGroupsAt = kWeightsAt + Up::kMaxPairs * 4;
-  using Groups = ExpertGroups<Up, kStaged>;
+  using Groups = ExpertGroups<Up, kStaged, kGroupsAt>;
 
  public:
   static constexpr int kShared = kGroupsAt + Groups::kShared;
@@ -63,43 +63,41 @@ class MoeExpertsMma {
         down_(down),
         hidden_(hidden),
         tokens_(tokens),
-        groups_(memory() + kGroupsAt),
         phases_(counters) {
     phases_.ask();
     for (int pair = threadIdx.x; pair < tokens * kTopK; pair += kThreads) {
       pair_weights()[pair] = to_float(weights[pair / kTopK * Down::kWeightTokenStride +
                                               pair % kTopK * Down::kWeightSlotStride]);
     }
-    groups_.gather(indices, tokens * kTopK, [](int pair) {
+    Groups::gather(indices, tokens * kTopK, [](int pair) {
       pair_weights()[pair] = __int_as_float(0x7fffffff);
       for (int i = 0; i < kRows; ++i) products()[pair * kRows + i] = not_a_number<Sum>();
     });
   }
 
   __device__ __forceinline__ void run(typename Down::Out* out) {
-    __shared__ u16 more[kParts];
+    __shared__ u16 more[1 + kParts];  // how many, and which
+    if (threadIdx.x == 0) more[0] = 0;
     const int part = phases_.first();
     if (part < kParts) {
-      int count = 0;
       begin(part, 1);
       stage_tokens();
       __syncthreads();
       multiply_up(part);
       int next;
       while ((next = phases_.next()) < kParts) {
-        if (threadIdx.x == 0) more[count] = next;
-        ++count;
+        if (threadIdx.x == 0) more[++more[0]] = next;
         begin(next, 1);
         multiply_up(next);
       }
       second_ = true;
-      if (count > 0) {
+      if (more[0] > 0) {
         begin(part, 2);
       } else {
         fetch_hidden(part);
       }
       multiply_down(part, out);
-      for (int i = 0; i < count; ++i) {
+      for (int i = 1; i <= more[0]; ++i) {
         begin(more[i], 2);
         multiply_down(more[i], out);
       }
@@ -153,20 +151,20 @@ class MoeExpertsMma {
     int phase, task, stage, tile;  // `tile` counts tiles of both phases
   };
 
-  __device__ __forceinline__ int up_tasks() const { return groups_.count() * kUpTiles; }
+  __device__ __forceinline__ int up_tasks() const { return Groups::count() * kUpTiles; }
   __device__ __forceinline__ int down_tasks(int part) const {
     const int tiles = part < kDownTiles ? (kDownTiles - part - 1) / kParts + 1 : 0;
-    return tiles * groups_.count();
+    return tiles * Groups::count();
   }
   static __device__ __forceinline__ int first_task(int part, int phase) {
     return phase == 1 ? part + kParts * (warp() / 2) : warp();
   }
   /// Tasks of the second phase: all groups of a tile of columns, then those of the next.
   __device__ __forceinline__ int column_of(int part, int task) const {
-    return (part + task / groups_.count() * kParts) * kRows;
+    return (part + task / Groups::count() * kParts) * kRows;
   }
   __device__ __forceinline__ const typename Groups::Group& group_of(const Cursor& c) const {
-    return groups_.group(c.phase == 1 ? c.task / kUpTiles : c.task % groups_.count());
+    return Groups::group(c.phase == 1 ? c.task / kUpTiles : c.task % Groups::count());
   }
 
   /// Fills the ring from the beginning of a phase of a part.
@@ -187,16 +185,17 @@ class MoeExpertsMma {
         const u32 expert = group_of(ahead_).expert;
         const int row = ahead_.task % kUpTiles * kRows;
         if (warp() % 2) {
-          ahead_up_ = {up_, expert, row};
+          ahead_tile_ = {up_, expert, row};
         } else {
-          ahead_up_ = {gate_, expert, row};
+          ahead_tile_ = {gate_, expert, row};
         }
         return;
       }
       ahead_.phase = 2, ahead_.task = first_task(part_, 2);
     }
     if (ahead_.task < down_tasks(part_)) {
-      ahead_down_ = {down_, group_of(ahead_).expert, column_of(part_, ahead_.task)};
+      ahead_tile_ = WeightTile<Up>(
+          WeightTile<Down>(down_, group_of(ahead_).expert, column_of(part_, ahead_.task)));
     } else {
       ahead_.phase = 3;
     }
@@ -207,12 +206,13 @@ class MoeExpertsMma {
     const int slot = slot_;
     slot_ = slot + 1 == kRing ? 0 : slot + 1;
     if (ahead_.phase == 1) {
-      if (ahead_.stage == 0) ahead_up_.copy_scales(scales(ahead_.tile));
-      ahead_up_.copy_stage(codes(slot), ahead_.stage);
+      if (ahead_.stage == 0) ahead_tile_.copy_scales(scales(ahead_.tile));
+      ahead_tile_.copy_stage(codes(slot), ahead_.stage);
       advance(A::kStages, kParts * kTeams);
     } else if (ahead_.phase == 2) {
-      if (ahead_.stage == 0) ahead_down_.copy_scales(scales(ahead_.tile));
-      ahead_down_.copy_stage(codes(slot), ahead_.stage);
+      const WeightTile<Down> tile(ahead_tile_);
+      if (ahead_.stage == 0) tile.copy_scales(scales(ahead_.tile));
+      tile.copy_stage(codes(slot), ahead_.stage);
       if (second_) copy_rows(ahead_, slot);
       advance(B::kStages, kWarps);
     }
@@ -225,13 +225,14 @@ class MoeExpertsMma {
   }
 
   __device__ __forceinline__ void copy_rows(const Cursor& c, int slot) const {
+    static_assert(32 % kUnits == 0);
     const auto& group = group_of(c);
-    for (int i = lane(); i < group.count * kUnits; i += 32) {
-      const int token = i / kUnits, unit = i % kUnits, at = c.stage * kUnits + unit;
-      if (at * 8 >= Down::K) continue;
-      u32* to = rows(slot) + token * (kUnits * 4);
-      const T* from = hidden_ + groups_.pair(group.first + token) * Up::N;
-      copy_async16(to + activation_unit(token, unit / 4, unit % 4) * 4, from + at * 8);
+    const int unit = lane() % kUnits, at = (c.stage * kUnits + unit) * 8;
+    if (at >= Down::K) return;
+#pragma unroll 1
+    for (int token = lane() / kUnits; token < group.count; token += 32 / kUnits) {
+      copy_async16(rows(slot) + (token * kUnits + activation_unit(token, unit / 4, unit % 4)) * 4,
+                   hidden_ + Groups::pair(group.first + token) * Up::N + at);
     }
   }
 
@@ -269,17 +270,16 @@ class MoeExpertsMma {
 
   __device__ __forceinline__ void multiply_up(int part) {
     const int tasks = up_tasks(), team = warp() / 2;
-    int turn = 0;
 #pragma unroll 1
-    for (int task = first_task(part, 1); task < tasks; task += kParts * kTeams, turn ^= 1) {
-      const auto& group = groups_.group(task / kUpTiles);
-      const int pair = groups_.pair(group.first + min(lane() / 4, group.count - 1));
+    for (int task = first_task(part, 1); task < tasks; task += kParts * kTeams) {
+      const auto& group = Groups::group(task / kUpTiles);
+      const int pair = Groups::pair(group.first + min(lane() / 4, group.count - 1));
       const int token = pair / kTopK;
       float sums[4] = {0, 0, 0, 0};
       multiply<Up>(tokens() + token * kTokenWords, token, true, sums);
-      // Odd warps hand their sums over; two turns' room lets them go on.
+      // Odd warps hand their sums over; room for two tiles lets them go on.
       auto* exchange =
-          reinterpret_cast<float4*>(memory() + kExchangeAt) + (team * 2 + turn) * 32 + lane();
+          reinterpret_cast<float4*>(memory() + kExchangeAt) + (team * 2 + tile_ % 2) * 32 + lane();
       if (warp() % 2) *exchange = {sums[0], sums[1], sums[2], sums[3]};
       asm volatile("bar.sync %0, 64;" : : "r"(1 + team) : "memory");
       if (warp() % 2) continue;
@@ -298,7 +298,7 @@ class MoeExpertsMma {
       if (token >= group.count) continue;
       const auto gate = with_bias<Up>(gates[i], gate_, group.expert, n);
       const auto up = with_bias<Up>(ups[i], up_, group.expert, n);
-      hidden_[groups_.pair(group.first + token) * Up::N + hidden_position(n)] =
+      hidden_[Groups::pair(group.first + token) * Up::N + hidden_position(n)] =
           round_to<T>(to_float(activate<Up>(gate, up)));
     }
   }
@@ -306,10 +306,10 @@ class MoeExpertsMma {
   __device__ __forceinline__ void multiply_down(int part, typename Down::Out* out) {
     int task = first_task(part, 2);
     for (int tile = part; tile < kDownTiles; tile += kParts) {
-      const int end = ((tile - part) / kParts + 1) * groups_.count();
+      const int end = ((tile - part) / kParts + 1) * Groups::count();
 #pragma unroll 1
       for (; task < end; task += kWarps) {
-        const auto& group = groups_.group(task % groups_.count());
+        const auto& group = Groups::group(task % Groups::count());
         float sums[4] = {0, 0, 0, 0};
         multiply<Down>(nullptr, min(lane() / 4, group.count - 1), false, sums);
         finish(group, tile * kRows, sums);
@@ -328,7 +328,7 @@ class MoeExpertsMma {
     for (int i = 0; i < 4; ++i) {
       const int token = 2 * t + i % 2, row = g + i / 2 * 8;
       if (token >= group.count) continue;
-      const int pair = groups_.pair(group.first + token);
+      const int pair = Groups::pair(group.first + token);
       const auto y = with_bias<Down>(sums[i], down_, group.expert, column + row);
       products()[pair * kRows + row] = weighted<Sum>(y, pair_weights()[pair]);
     }
@@ -347,13 +347,11 @@ class MoeExpertsMma {
   const Experts<T, T> gate_, up_, down_;
   T* hidden_;
   const int tokens_;
-  Groups groups_;
   TwoPhases<kParts> phases_;
 
   // Where copies are.
   Cursor ahead_;
-  WeightTile<Up> ahead_up_;
-  WeightTile<Down> ahead_down_;
+  WeightTile<Up> ahead_tile_;  // of either product
   int part_, slot_, tile_;
   bool second_ = false;  // whether hidden rows can be read
 };

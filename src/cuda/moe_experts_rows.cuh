@@ -60,7 +60,8 @@ class MoeExpertsRows {
         phases_(counters) {}
 
   __device__ __forceinline__ void run(typename Down::Out* out) {
-    __shared__ u16 more[kParts];
+    __shared__ u16 more[1 + kParts];  // how many, and which
+    if (threadIdx.x == 0) more[0] = 0;
     stage_rows<Up>(x_, 1, reinterpret_cast<typename First::Chunk*>(memory()));
     // MLX keeps arrays of 8 bytes in memory that the host shares, from where the weights may take
     // 12 us to come: so they are asked for here, and waited for after the first phase.
@@ -73,20 +74,18 @@ class MoeExpertsRows {
     __syncthreads();
     const int part = phases_.first();
     if (part < kParts) {
-      int count = 0;
       multiply_up(part);
       if (threadIdx.x < kTopK) weights()[threadIdx.x] = weight;
       int next;
       while ((next = phases_.next()) < kParts) {
-        if (threadIdx.x == 0) more[count] = next;
-        ++count;
+        if (threadIdx.x == 0) more[++more[0]] = next;
         multiply_up(next);
       }
       stage_rows<Down>(hidden_, kTopK, reinterpret_cast<typename Second::Chunk*>(memory()));
       __syncthreads();
-      if (count > 0) begin(part, 2);
+      if (more[0] > 0) begin(part, 2);
       multiply_down(part, out);
-      for (int i = 0; i < count; ++i) {
+      for (int i = 1; i <= more[0]; ++i) {
         begin(more[i], 2);
         multiply_down(more[i], out);
       }

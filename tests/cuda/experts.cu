@@ -5,8 +5,6 @@
 #include "moe_experts_rows.cuh"
 
 using namespace zmlx;
-__device__ const void* keep;
-
 
 template <class Base, int Threads, int Ring>
 struct Launch : Base {

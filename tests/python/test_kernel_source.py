@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import zmlx
+from nvrtc import compile_log, nvrtc_library
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 ARCHITECTURES = ("80", "90", "100", "120")
@@ -123,33 +124,12 @@ def test_cuda_compiles(tmp_path):
     assert len(spills) >= len(ARCHITECTURES) * count and set(spills) == {"0"}
 
 
-def nvrtc_library():
-    """NVRTC with the folder of its headers, of a CUDA toolkit or the wheels that MLX needs."""
-    packages = Path(mx.__file__).parents[1] / "nvidia"
-    for root in (*sorted(Path("/usr/local").glob("cuda*"), reverse=True), *packages.glob("cu*")):
-        for library in sorted(root.glob("lib*/libnvrtc.so.*")):
-            if (root / "include/cuda_fp16.h").exists():
-                return library, root / "include"
-    return None
-
-
 @pytest.mark.skipif(nvrtc_library() is None, reason="NVRTC is not installed")
 def test_cuda_compiles_with_nvrtc():
-    """As the library does, see src/cuda/host/module.cpp. It is stricter than nvcc."""
-    library, include = nvrtc_library()
-    nvrtc = ctypes.CDLL(str(library))
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    text = cuda_file()[0].encode()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"zmlx.cu", 0, None, None) == 0
-    options = ["--gpu-architecture=sm_90", f"--include-path={include}", "--std=c++17"]
-    listed = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    status = nvrtc.nvrtcCompileProgram(program, len(options), listed)
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
-    message = log.value.decode()
-    assert status == 0, message[:4000]
-    assert "warning" not in message, message[:4000]
+    """As the library does. It is stricter than nvcc."""
+    status, log = compile_log(cuda_file()[0])
+    assert status == 0, log[:4000]
+    assert "warning" not in log, log[:4000]
 
 
 PLACES = (
