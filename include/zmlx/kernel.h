@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mlx/array.h"
@@ -33,8 +34,9 @@ struct MetalLaunch {
   std::string header;                        ///< what formulas call
   std::string text;                          ///< the formula's functions and the kernel
   std::vector<std::string> inputs, outputs;  ///< of the buffers, which lie in this order
-  std::vector<int> numbers;                  ///< what the last of the inputs holds, as int32
-  int threadgroups, threads;                 ///< of the grid, of a threadgroup
+  /// What the last of the inputs holds, as int32, with names.
+  std::vector<std::pair<std::string, int>> numbers;
+  int threadgroups, threads;  ///< of the grid, of a threadgroup
 };
 
 /// A kernel: a function of arrays that copies share.

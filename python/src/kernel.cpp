@@ -91,7 +91,9 @@ void init_kernel(nb::module_& m) {
             described["text"] = launch.text;
             described["inputs"] = launch.inputs;
             described["outputs"] = launch.outputs;
-            described["numbers"] = launch.numbers;
+            nb::dict numbers;
+            for (const auto& [name, value] : launch.numbers) numbers[name.c_str()] = value;
+            described["numbers"] = numbers;
             described["threadgroups"] = launch.threadgroups;
             described["threads"] = launch.threads;
             return described;

@@ -74,12 +74,10 @@ struct Attribute {
   const char* name;
   const char* type;
 };
-constexpr Attribute kAttributes[] = {{"simdgroup_index_in_threadgroup", "uint"},
-                                     {"thread_index_in_simdgroup", "uint"},
-                                     {"thread_index_in_threadgroup", "uint"},
-                                     {"thread_position_in_threadgroup", "uint3"},
-                                     {"threadgroup_position_in_grid", "uint3"},
-                                     {"threadgroups_per_grid", "uint3"}};
+constexpr Attribute kAttributes[] = {
+    {"simdgroup_index_in_threadgroup", "uint"}, {"thread_index_in_simdgroup", "uint"},
+    {"thread_index_in_threadgroup", "uint"},    {"thread_position_in_threadgroup", "uint3"},
+    {"threadgroup_position_in_grid", "uint3"},  {"threadgroups_per_grid", "uint3"}};
 
 }  // namespace
 

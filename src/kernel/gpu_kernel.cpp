@@ -159,6 +159,10 @@ MetalLaunch described(const FormulaLaunch& launch, const std::vector<mx::Dtype>&
   std::vector<mx::Dtype> inputs;
   for (const auto& in : launch.inputs) inputs.push_back(in.dtype());
   inputs.push_back(mx::int32);
+  std::vector<std::pair<std::string, int>> numbers;
+  for (const auto& [name, value] : launch.numbers) {
+    numbers.emplace_back(name, static_cast<int>(value));
+  }
   const auto kernel = metal_kernel_of(launch);
   const auto header = fast::kernel_source(fast::kMetalSources, kernel.file);
   const auto text = fast::metal_kernel_text(kernel, inputs, outputs);
@@ -167,7 +171,7 @@ MetalLaunch described(const FormulaLaunch& launch, const std::vector<mx::Dtype>&
           text.substr(header.size()),
           kernel.inputs,
           kernel.outputs,
-          metal_numbers(launch),
+          std::move(numbers),
           std::get<0>(kernel.threadgroups),
           kernel.threads};
 }

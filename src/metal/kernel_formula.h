@@ -4,7 +4,8 @@
 inline float f_log1p(float x) {
   const float u = 1.0f + x;
   if (u == 1.0f) return x;
-  return metal::isinf(u) ? u : metal::precise::log(u) + (x - (u - 1.0f)) / u;
+  const float y = metal::precise::log(u);
+  return u > 0.0f && u < INFINITY ? y + (x - (u - 1.0f)) / u : y;
 }
 
 // exp(x) - 1 by exp where it is far from 0, else by its series.

@@ -246,3 +246,18 @@ def test_autotune_chooses_and_remembers(tmp_path, monkeypatch):
     kernel.tune(x)
     assert kernel.tune(x).remembered
     assert mx.array_equal(kernel(x), expected)
+
+
+def test_comparisons_with_nan_are_those_of_c():
+    x = mx.array([float("nan"), 0.0, 1.0] * 9)
+    for text, expected in (
+        ("isnan(x)", [1, 0, 0]),
+        ("x != x", [1, 0, 0]),
+        ("x != 0", [1, 0, 1]),
+        ("bool(x)", [1, 0, 1]),
+        ("!(x < 1)", [1, 0, 1]),
+        ("x == x", [0, 1, 1]),
+        ("x && true", [1, 0, 1]),
+    ):
+        kernel = zmlx.elementwise(f"float({text})")
+        assert kernel(x).tolist() == expected * 9, text
