@@ -104,11 +104,24 @@ mx::array spread(const mx::array& x) {
   return mx::sqrt(mx::mean(mx::square(mx::astype(x, mx::float32))));
 }
 
-/// Scales the weights so that a layer keeps the spread of x: in a chain numbers would vanish, and
-/// then they are equal whatever a kernel does.
-void keep_spread(const Options& o, Layer& layer, const mx::array& x) {
-  auto factor = mx::divide(spread(x), spread(stock(o, layer, x)));
-  layer.set_weights(mx::astype(mx::multiply(layer.many_weights, factor), mx::bfloat16));
+/// Scales the weights so that a layer's result has a spread of one. Else a chain's numbers vanish
+/// or overflow, and equality proves nothing.
+void scale_weights(const Options& o, Layer& layer, const mx::array& x) {
+  const auto y = spread(stock(o, layer, x));
+  layer.set_weights(mx::astype(mx::divide(layer.many_weights, y), mx::bfloat16));
+}
+
+/// A chain of layers, six of which have weights of their own.
+std::vector<Layer> make_chain(const Options& o, const mx::array& input) {
+  constexpr int kDistinct = 6;
+  std::vector<Layer> layers;
+  auto x = input;
+  for (int i = 0; i < o.layers; ++i) {
+    layers.push_back(i < kDistinct ? Layer(o) : Layer(layers[i - kDistinct]));
+    scale_weights(o, layers.back(), x);
+    x = stock(o, layers.back(), x);
+  }
+  return layers;
 }
 
 zmlx::fast::Linear linear(const Options& o, const Projection& p) {
@@ -126,7 +139,7 @@ mx::array fused(const Options& o, const Layer& layer, const mx::array& x) {
 using OneLayer = mx::array (*)(const Options&, const Layer&, const mx::array&);
 
 mx::array chain(const Options& o, const std::vector<Layer>& layers, OneLayer one, mx::array x) {
-  for (int i = 0; i < o.layers; ++i) x = one(o, layers[i % layers.size()], x);
+  for (const auto& layer : layers) x = one(o, layer, x);
   return x;
 }
 
@@ -165,11 +178,9 @@ int main(int argc, char** argv) {
   auto number = [&](int i, int otherwise) { return i < argc ? std::atoi(argv[i]) : otherwise; };
   const Options o{number(1, 0), number(2, 0), number(3, 0), number(4, 0),  argv[5],
                   number(6, 0), number(7, 0), number(8, 0), number(9, 24), number(10, 12)};
-  std::vector<Layer> layers;
-  for (int i = 0; i < std::min(6, o.layers); ++i) layers.emplace_back(o);
-  auto x = mx::random::normal({1, o.tokens, o.width}, mx::bfloat16);
+  const auto x = mx::random::normal({1, o.tokens, o.width}, mx::bfloat16);
   mx::eval(x);
-  for (auto& layer : layers) keep_spread(o, layer, x);
+  const auto layers = make_chain(o, x);
   const auto run_stock = [&] { return chain(o, layers, stock, x); };
   const auto run_fused = [&] { return chain(o, layers, fused, x); };
   const bool equal = mx::array_equal(run_stock(), run_fused()).item<bool>();
@@ -190,7 +201,7 @@ int main(int argc, char** argv) {
   const auto paths = zmlx::explain([&] { fused(o, layers[0], x); });
   const float left = spread(run_fused()).item<float>();
   std::printf("{\"equal\": %s, \"spread\": %g, \"layers\": %d, \"calls\": %zu, ",
-              equal ? "true" : "false", o.layers, paths.size());
+              equal ? "true" : "false", left, o.layers, paths.size());
   print("stock", stock_seconds);
   print("fused", fused_seconds);
   print("build", build);

@@ -71,14 +71,14 @@ struct MoeExpertsKernel::Arrays {
   }
 };
 
-/// Blocks of a launch, if the environment says so: with fewer than there are parts, some take
-/// several, which otherwise happens only beside other work. For tests.
-int blocks_of(const ExpertsPlan& plan) {
-  static const int asked = [] {
+/// Blocks of a launch, if the environment says so: 0 means no such launch. With fewer than there
+/// are parts, some take several, which otherwise happens only beside other work.
+std::optional<int> asked_blocks() {
+  static const auto asked = []() -> std::optional<int> {
     const char* value = std::getenv("ZMLX_CUDA_EXPERT_BLOCKS");
-    return value ? std::atoi(value) : 0;
+    return value ? std::optional(std::max(0, std::atoi(value))) : std::nullopt;
   }();
-  return asked > 0 ? asked : plan.parts;
+  return asked;
 }
 
 Config MoeExpertsKernel::config_of(const CudaCall& call, const Arrays& arrays) const {
@@ -135,7 +135,7 @@ CudaKernel MoeExpertsKernel::describe(const Arrays& arrays, bool copied) const {
           names,
           {"out", "hidden", "counters"},
           {{"tokens", o.up.tokens}},
-          {blocks_of(o.plan), 1, 1},
+          {asked_blocks().value_or(o.plan.parts), 1, 1},
           o.plan.threads,
           1,
           o.plan.shared_memory,
@@ -190,7 +190,7 @@ std::optional<mx::array> one_kernel(const mx::array& x, const MoeExperts& e,
                                     int max_rows, const mx::Stream& s) {
   constexpr const char* kOp = "moe_experts";
   // Whoever calls then composes two kernels, which note their own paths.
-  if (!shape_fits(x, e, indices, weights, max_rows)) return std::nullopt;
+  if (asked_blocks() == 0 || !shape_fits(x, e, indices, weights, max_rows)) return std::nullopt;
   const auto activation = parse_activation(e.activation);
   if (activation == Activation::geglu) return std::nullopt;
   const auto q = resolve_quantization(kOp, e.gate.mode, e.gate.group_size, e.gate.bits);

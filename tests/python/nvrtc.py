@@ -1,4 +1,4 @@
-"""NVRTC, which compiles what the library launches on CUDA, without a GPU. It is stricter than nvcc."""
+"""NVRTC, which compiles what the library launches on CUDA; it is stricter than nvcc."""
 
 import ctypes
 from pathlib import Path

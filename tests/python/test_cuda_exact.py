@@ -106,14 +106,15 @@ class Experts:
             hidden, dw, ds, dz, indices, scores, bias=db, **options
         )
 
-
     def at_once(self, x, indices, scores):
         """The sum by `moe_experts`, which is one kernel where there is one."""
         owner = nn.Module()
         layers = []
-        for name, arrays in zip(("gate", "up", "down"), (self.gate, self.up, self.down)):
+        for name, arrays in zip(
+            ("gate", "up", "down"), (self.gate, self.up, self.down), strict=True
+        ):
             layer = nn.Module()
-            for key, a in zip(("weight", "scales", "biases", "bias"), arrays):
+            for key, a in zip(("weight", "scales", "biases", "bias"), arrays, strict=True):
                 if a is not None:
                     layer[key] = a
             owner[name] = layer
@@ -138,7 +139,8 @@ def check(experts, inputs, kernels=None):
         assert {(p.path, p.reason) for p in paths} == {("cuda", "")}
     assert kernels is None or len(paths) == kernels
     want = experts.stock(*inputs)
-    for got, stock in zip((*experts.fused(*inputs), experts.at_once(*inputs)), (*want, want[1])):
+    made = (*experts.fused(*inputs), experts.at_once(*inputs))
+    for got, stock in zip(made, (*want, want[1]), strict=True):
         assert got.dtype == stock.dtype and got.shape == stock.shape
         assert mx.array_equal(got, stock)
 
@@ -224,7 +226,9 @@ def test_blocks_that_take_several_parts(blocks):
         "ZMLX_CUDA_EXPERT_BLOCKS": str(blocks),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
     }
-    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, timeout=240, check=False
+    )
     assert done.returncode == 0
 
 

@@ -4,7 +4,6 @@ import random
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
