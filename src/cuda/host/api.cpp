@@ -73,6 +73,7 @@ Api find_all() {
   in.find(a.cuMemsetD8, "cuMemsetD8_v2");
   in.find(a.cuStreamSynchronize, "cuStreamSynchronize");
   in.find(a.cuGetErrorName, "cuGetErrorName");
+  in.find(a.cuDriverGetVersion, "cuDriverGetVersion");
   in.find(a.nvrtcVersion, "nvrtcVersion");
   in.find(a.nvrtcCreateProgram, "nvrtcCreateProgram");
   in.find(a.nvrtcDestroyProgram, "nvrtcDestroyProgram");

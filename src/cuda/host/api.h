@@ -54,6 +54,7 @@ struct Api {
   Status (*cuMemsetD8)(void* pointer, unsigned char value, size_t bytes);
   Status (*cuStreamSynchronize)(void* stream);
   Status (*cuGetErrorName)(Status, const char** name);
+  Status (*cuDriverGetVersion)(int* version);  ///< 13000 for 13.0
 
   // NVRTC.
   Status (*nvrtcVersion)(int* major, int* minor);
