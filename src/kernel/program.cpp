@@ -19,8 +19,8 @@ uint32_t bits_of(const Node& constant) {
 class Compiler {
  public:
   Compiler(const Tree& tree, const std::vector<NodeId>& roots, const std::vector<bool>& varying,
-           const std::vector<std::pair<NodeId, int>>& materialized, bool whole_outputs)
-      : tree_(tree), roots_(roots), varying_(varying), whole_outputs_(whole_outputs) {
+           const std::vector<std::pair<NodeId, int>>& materialized)
+      : tree_(tree), roots_(roots), varying_(varying) {
     for (const auto& [id, number] : materialized) materialized_[id] = number;
   }
 
@@ -32,9 +32,7 @@ class Compiler {
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       if (needed_[id] && !fused_[id] && !is_leaf(id)) emit(id);
     }
-    for (NodeId id : roots_) {
-      program_.outputs.push_back(whole_outputs_ ? as_block(places_[id]) : places_[id]);
-    }
+    for (NodeId id : roots_) program_.outputs.push_back(places_[id]);
     return std::move(program_);
   }
 
@@ -168,18 +166,9 @@ class Compiler {
     (varies_[id] ? program_.code : program_.uniform_code).push_back(instruction);
   }
 
-  /// An output that is the same for all elements fills a block all the same.
-  Operand as_block(Operand place) {
-    if (place.kind != Operand::Kind::uniform) return place;
-    const Operand block{Operand::Kind::block, static_cast<uint16_t>(program_.registers++)};
-    program_.code.push_back({kCopyKernel, 1, {place, {}, {}}, block});
-    return block;
-  }
-
   const Tree& tree_;
   const std::vector<NodeId>& roots_;
   const std::vector<bool>& varying_;
-  const bool whole_outputs_;
   std::unordered_map<NodeId, int> materialized_;
   Program program_;
   std::vector<bool> needed_, varies_, fused_;
@@ -193,8 +182,8 @@ class Compiler {
 
 Program compile(const Tree& tree, const std::vector<NodeId>& roots,
                 const std::vector<bool>& varying,
-                const std::vector<std::pair<NodeId, int>>& materialized, bool whole_outputs) {
-  return Compiler(tree, roots, varying, materialized, whole_outputs).run();
+                const std::vector<std::pair<NodeId, int>>& materialized) {
+  return Compiler(tree, roots, varying, materialized).run();
 }
 
 }  // namespace zmlx::kernel

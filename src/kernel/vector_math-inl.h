@@ -1,11 +1,11 @@
 // Functions of float32 vectors. tests/cpp/kernel_blocks_test.cpp holds their errors to what
 // docs/kernels.md states.
 
-#if defined(ZMLX_KERNEL_BLOCK_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef ZMLX_KERNEL_BLOCK_MATH_INL_H_
-#undef ZMLX_KERNEL_BLOCK_MATH_INL_H_
+#if defined(ZMLX_KERNEL_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ZMLX_KERNEL_VECTOR_MATH_INL_H_
+#undef ZMLX_KERNEL_VECTOR_MATH_INL_H_
 #else
-#define ZMLX_KERNEL_BLOCK_MATH_INL_H_
+#define ZMLX_KERNEL_VECTOR_MATH_INL_H_
 #endif
 
 #include <cmath>

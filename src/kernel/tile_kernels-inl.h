@@ -1,0 +1,501 @@
+// Operations of the tile evaluator: one step for each operation, type and place of the tile.
+
+#if defined(ZMLX_KERNEL_TILE_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ZMLX_KERNEL_TILE_KERNELS_INL_H_
+#undef ZMLX_KERNEL_TILE_KERNELS_INL_H_
+#else
+#define ZMLX_KERNEL_TILE_KERNELS_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernel/tile-inl.h"
+#include "kernel/vector_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace zmlx::kernel::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Operations are on vectors of floats, whose bits are integers where the type is one; conditions
+// are 0 or 1.
+
+HWY_INLINE VI AsInt(VF v) { return hn::BitCast(DI(), v); }
+HWY_INLINE VU AsUint(VF v) { return hn::BitCast(DU(), v); }
+template <class V>
+HWY_INLINE VF AsFloat(V v) {
+  return hn::BitCast(DF(), v);
+}
+/// Masks as 0 or 1.
+template <class M>
+HWY_INLINE VF Truth(const M& mask) {
+  return AsFloat(hn::IfThenElseZero(hn::RebindMask(DI(), mask), hn::Set(DI(), 1)));
+}
+HWY_INLINE auto Holds(VF condition) {
+  return hn::RebindMask(DF(), hn::Ne(AsInt(condition), hn::Zero(DI())));
+}
+
+#define ZMLX_UNARY(name, expression)                     \
+  struct name {                                          \
+    static HWY_INLINE VF Of(VF a) { return expression; } \
+  };
+/// The same, but eight copies are not worth their size.
+#define ZMLX_FAR_UNARY(name, expression)                   \
+  struct name {                                            \
+    static HWY_NOINLINE VF Of(VF a) { return expression; } \
+  };
+#define ZMLX_BINARY(name, expression)                          \
+  struct name {                                                \
+    static HWY_INLINE VF Of(VF a, VF b) { return expression; } \
+  };
+#define ZMLX_FAR_BINARY(name, expression)                        \
+  struct name {                                                  \
+    static HWY_NOINLINE VF Of(VF a, VF b) { return expression; } \
+  };
+/// Of integers; `As` is AsInt or AsUint.
+#define ZMLX_INTEGER(name, As, expression) \
+  struct name {                            \
+    static HWY_INLINE VF Of(VF x, VF y) {  \
+      const auto a = As(x), b = As(y);     \
+      return expression;                   \
+    }                                      \
+  };
+#define ZMLX_TERNARY(name, expression)                               \
+  struct name {                                                      \
+    static HWY_INLINE VF Of(VF a, VF b, VF c) { return expression; } \
+  };
+
+ZMLX_BINARY(AddF, hn::Add(a, b))
+ZMLX_BINARY(SubF, hn::Sub(a, b))
+ZMLX_BINARY(MulF, hn::Mul(a, b))
+ZMLX_BINARY(DivF, hn::Div(a, b))
+ZMLX_FAR_BINARY(RemF, Remainder(a, b))
+ZMLX_BINARY(MinF, Minimum(a, b))
+ZMLX_BINARY(MaxF, Maximum(a, b))
+ZMLX_FAR_BINARY(PowF, Power(a, b))
+ZMLX_FAR_BINARY(Atan2F, Atan2(a, b))
+ZMLX_BINARY(CopySignF, hn::CopySign(a, b))
+ZMLX_UNARY(NegF, hn::Neg(a))
+ZMLX_UNARY(AbsF, hn::Abs(a))
+ZMLX_UNARY(ExpF, Exp(a))
+ZMLX_UNARY(Exp2F, Exp2(a))
+ZMLX_UNARY(Expm1F, Expm1(a))
+ZMLX_UNARY(LogF, Log(a))
+ZMLX_UNARY(Log2F, Log2(a))
+ZMLX_UNARY(Log10F, Log10(a))
+ZMLX_UNARY(Log1pF, Log1p(a))
+ZMLX_UNARY(SqrtF, hn::Sqrt(a))
+ZMLX_UNARY(RsqrtF, hn::Div(Number(1), hn::Sqrt(a)))
+ZMLX_FAR_UNARY(SinF, Sin(a))
+ZMLX_FAR_UNARY(CosF, Cos(a))
+ZMLX_FAR_UNARY(TanF, Tan(a))
+ZMLX_FAR_UNARY(AsinF, Asin(a))
+ZMLX_FAR_UNARY(AcosF, Acos(a))
+ZMLX_FAR_UNARY(AtanF, Atan(a))
+ZMLX_FAR_UNARY(SinhF, Sinh(a))
+ZMLX_FAR_UNARY(CoshF, Cosh(a))
+ZMLX_UNARY(TanhF, Tanh(a))
+ZMLX_FAR_UNARY(AsinhF, Asinh(a))
+ZMLX_FAR_UNARY(AcoshF, Acosh(a))
+ZMLX_FAR_UNARY(AtanhF, Atanh(a))
+ZMLX_UNARY(ErfF, Erf(a))
+ZMLX_UNARY(SigmoidF, Sigmoid(a))
+ZMLX_UNARY(SoftplusF, Softplus(a))
+ZMLX_UNARY(FloorF, hn::Floor(a))
+ZMLX_UNARY(CeilF, hn::Ceil(a))
+ZMLX_UNARY(TruncF, hn::Trunc(a))
+ZMLX_UNARY(RoundF, RoundAway(a))
+ZMLX_UNARY(RintF, hn::Round(a))
+ZMLX_UNARY(SignF, Sign(a))
+ZMLX_TERNARY(FmaF, hn::MulAdd(a, b, c))
+ZMLX_TERNARY(FmsF, hn::MulSub(a, b, c))
+ZMLX_TERNARY(FnmaF, hn::NegMulAdd(a, b, c))
+ZMLX_BINARY(EqF, Truth(hn::Eq(a, b)))
+ZMLX_BINARY(NeF, Truth(hn::Ne(a, b)))
+ZMLX_BINARY(LtF, Truth(hn::Lt(a, b)))
+ZMLX_BINARY(LeF, Truth(hn::Le(a, b)))
+ZMLX_UNARY(IsNanF, Truth(hn::Ne(a, a)))
+ZMLX_UNARY(IsInfF, Truth(hn::Eq(hn::Abs(a), Number(kInfinity))))
+ZMLX_UNARY(IsFiniteF, Truth(hn::Lt(hn::Abs(a), Number(kInfinity))))
+
+ZMLX_INTEGER(AddI, AsInt, AsFloat(hn::Add(a, b)))
+ZMLX_INTEGER(SubI, AsInt, AsFloat(hn::Sub(a, b)))
+ZMLX_INTEGER(MulI, AsInt, AsFloat(hn::Mul(a, b)))
+ZMLX_INTEGER(MinI, AsInt, AsFloat(hn::Min(a, b)))
+ZMLX_INTEGER(MaxI, AsInt, AsFloat(hn::Max(a, b)))
+ZMLX_INTEGER(MinU, AsUint, AsFloat(hn::Min(a, b)))
+ZMLX_INTEGER(MaxU, AsUint, AsFloat(hn::Max(a, b)))
+ZMLX_INTEGER(AndI, AsInt, AsFloat(hn::And(a, b)))
+ZMLX_INTEGER(OrI, AsInt, AsFloat(hn::Or(a, b)))
+ZMLX_INTEGER(XorI, AsInt, AsFloat(hn::Xor(a, b)))
+ZMLX_UNARY(NegI, AsFloat(hn::Sub(hn::Zero(DI()), AsInt(a))))
+ZMLX_UNARY(AbsI, AsFloat(hn::Abs(AsInt(a))))
+ZMLX_UNARY(NotI, AsFloat(hn::Not(AsInt(a))))
+ZMLX_UNARY(NotB, AsFloat(hn::Xor(AsInt(a), hn::Set(DI(), 1))))
+ZMLX_UNARY(ToBoolI, Truth(hn::Ne(AsInt(a), hn::Zero(DI()))))
+ZMLX_INTEGER(EqI, AsInt, Truth(hn::Eq(a, b)))
+ZMLX_INTEGER(NeI, AsInt, Truth(hn::Ne(a, b)))
+ZMLX_INTEGER(LtI, AsInt, Truth(hn::Lt(a, b)))
+ZMLX_INTEGER(LeI, AsInt, Truth(hn::Not(hn::Lt(b, a))))
+ZMLX_INTEGER(LtU, AsUint, Truth(hn::Lt(a, b)))
+ZMLX_INTEGER(LeU, AsUint, Truth(hn::Not(hn::Lt(b, a))))
+ZMLX_UNARY(ToBoolF, Truth(hn::Ne(a, hn::Zero(DF()))))
+
+ZMLX_TERNARY(SelectAny, hn::IfThenElse(Holds(a), b, c))
+ZMLX_UNARY(IntToFloat, hn::ConvertTo(DF(), AsInt(a)))
+ZMLX_UNARY(Same, a)
+
+struct FloatToInt {
+  static HWY_INLINE VF Of(VF a) {
+    const auto inside = hn::And(hn::Ge(a, Number(-2147483648.0f)), hn::Lt(a, Number(0x1p31f)));
+    const auto converted = hn::ConvertTo(DI(), hn::IfThenElseZero(inside, a));
+    const auto above = hn::RebindMask(DI(), hn::Ge(a, Number(0x1p31f)));
+    const auto below = hn::RebindMask(DI(), hn::Lt(a, Number(-2147483648.0f)));
+    const auto top = hn::IfThenElse(above, hn::Set(DI(), 0x7FFFFFFF), converted);
+    return AsFloat(hn::IfThenElse(below, hn::Set(DI(), INT32_MIN), top));
+  }
+};
+
+/// f lane by lane, of elements of the types.
+template <class In, class Out, Out (*f)(In, In)>
+struct ByLane {
+  static HWY_NOINLINE VF Of(VF a, VF b) {
+    HWY_ALIGN float x[kLanes], y[kLanes];
+    hn::Store(a, DF(), x);
+    hn::Store(b, DF(), y);
+    for (size_t i = 0; i < kLanes; ++i) {
+      In of[2];
+      std::memcpy(&of[0], x + i, sizeof(In));
+      std::memcpy(&of[1], y + i, sizeof(In));
+      const Out result = f(of[0], of[1]);
+      std::memcpy(x + i, &result, sizeof(Out));
+    }
+    return hn::Load(DF(), x);
+  }
+  static HWY_INLINE VF Of(VF a) { return Of(a, a); }
+};
+
+inline float FloatOfUint(uint32_t a, uint32_t) { return static_cast<float>(a); }
+inline uint32_t UintOfFloat(float a, float) {
+  if (!(a > 0)) return 0u;
+  return a < 4294967296.0f ? static_cast<uint32_t>(a) : 0xFFFFFFFFu;
+}
+inline int32_t DivideInt(int32_t a, int32_t b) {
+  return b == 0 ? 0 : static_cast<int32_t>(static_cast<int64_t>(a) / b);
+}
+inline int32_t RemainderInt(int32_t a, int32_t b) {
+  return b == 0 ? 0 : static_cast<int32_t>(static_cast<int64_t>(a) % b);
+}
+inline uint32_t DivideUint(uint32_t a, uint32_t b) { return b == 0 ? 0 : a / b; }
+inline uint32_t RemainderUint(uint32_t a, uint32_t b) { return b == 0 ? 0 : a % b; }
+inline uint32_t ShiftLeft(uint32_t a, uint32_t b) { return a << (b & 31); }
+inline int32_t ShiftRightInt(int32_t a, int32_t b) { return a >> (b & 31); }
+inline uint32_t ShiftRightUint(uint32_t a, uint32_t b) { return a >> (b & 31); }
+
+using UintToFloat = ByLane<uint32_t, float, FloatOfUint>;
+using FloatToUint = ByLane<float, uint32_t, UintOfFloat>;
+using DivI = ByLane<int32_t, int32_t, DivideInt>;
+using RemI = ByLane<int32_t, int32_t, RemainderInt>;
+using DivU = ByLane<uint32_t, uint32_t, DivideUint>;
+using RemU = ByLane<uint32_t, uint32_t, RemainderUint>;
+using ShiftLeftI = ByLane<uint32_t, uint32_t, ShiftLeft>;
+using ShiftRightI = ByLane<int32_t, int32_t, ShiftRightInt>;
+using ShiftRightU = ByLane<uint32_t, uint32_t, ShiftRightUint>;
+
+// The steps: `m`, `n` are arguments in memory. The vectors are spelled out by macros, as lambdas
+// that were not inlined would keep the last call from being a jump.
+
+template <class F>
+void Unary(ZMLX_TILE_PARAMETERS) {
+#define ZMLX_DO(v, t) t = F::Of(t);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+
+template <class F>
+void BinaryFirst(ZMLX_TILE_PARAMETERS) {
+  const InMemory m(step, 1, offset);
+#define ZMLX_DO(v, t) t = F::Of(t, m[v]);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+template <class F>
+void BinarySecond(ZMLX_TILE_PARAMETERS) {
+  const InMemory m(step, 0, offset);
+#define ZMLX_DO(v, t) t = F::Of(m[v], t);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+template <class F>
+void BinaryBoth(ZMLX_TILE_PARAMETERS) {
+#define ZMLX_DO(v, t) t = F::Of(t, t);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+
+template <class F>
+void TernaryFirst(ZMLX_TILE_PARAMETERS) {
+  const InMemory m(step, 1, offset), n(step, 2, offset);
+#define ZMLX_DO(v, t) t = F::Of(t, m[v], n[v]);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+template <class F>
+void TernarySecond(ZMLX_TILE_PARAMETERS) {
+  const InMemory m(step, 0, offset), n(step, 2, offset);
+#define ZMLX_DO(v, t) t = F::Of(m[v], t, n[v]);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+template <class F>
+void TernaryThird(ZMLX_TILE_PARAMETERS) {
+  const InMemory m(step, 0, offset), n(step, 1, offset);
+#define ZMLX_DO(v, t) t = F::Of(m[v], n[v], t);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+template <class F>
+void TernaryFirstAndSecond(ZMLX_TILE_PARAMETERS) {
+  const InMemory m(step, 2, offset);
+#define ZMLX_DO(v, t) t = F::Of(t, t, m[v]);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+
+template <class F>
+void Reduce(ZMLX_TILE_PARAMETERS) {
+  const InMemory m(step, 0, offset);
+#define ZMLX_DO(v, t) m.set(v, F::Of(m[v], t));
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+
+inline StepKernel Erased(TileStep step) { return reinterpret_cast<StepKernel>(step); }
+
+/// Fills a table.
+class Table {
+ public:
+  explicit Table(TileKernels& table) : table_(table) {}
+
+  template <class F>
+  void unary(size_t index) {
+    table_.operations[index][kFirst] = Erased(&Unary<F>);
+  }
+  template <class F>
+  void binary(size_t index) {
+    auto* modes = table_.operations[index];
+    modes[kFirst] = Erased(&BinaryFirst<F>);
+    modes[kSecond] = Erased(&BinarySecond<F>);
+    modes[kBoth] = Erased(&BinaryBoth<F>);
+  }
+  template <class F>
+  void ternary(size_t index) {
+    auto* modes = table_.operations[index];
+    modes[kFirst] = Erased(&TernaryFirst<F>);
+    modes[kSecond] = Erased(&TernarySecond<F>);
+    modes[kThird] = Erased(&TernaryThird<F>);
+  }
+  /// Those whose first two arguments may be the same.
+  template <class F>
+  void product(size_t index) {
+    ternary<F>(index);
+    table_.operations[index][kFirstAndSecond] = Erased(&TernaryFirstAndSecond<F>);
+  }
+  template <class F>
+  void reduction(Op op, Type type) {
+    table_.reductions[kernel_index(op, type)] = Erased(&Reduce<F>);
+  }
+  void move(Move move, TileStep step) { table_.moves[static_cast<size_t>(move)] = Erased(step); }
+
+ private:
+  TileKernels& table_;
+};
+
+inline void AddFloatOperations(Table table) {
+  const auto at = [](Op op) { return kernel_index(op, Type::float32); };
+  table.binary<AddF>(at(Op::add));
+  table.binary<SubF>(at(Op::subtract));
+  table.binary<MulF>(at(Op::multiply));
+  table.binary<DivF>(at(Op::divide));
+  table.binary<RemF>(at(Op::remainder));
+  table.unary<NegF>(at(Op::negate));
+  table.binary<MinF>(at(Op::minimum));
+  table.binary<MaxF>(at(Op::maximum));
+  table.unary<AbsF>(at(Op::absolute));
+  table.binary<PowF>(at(Op::power));
+  table.binary<Atan2F>(at(Op::atan2));
+  table.binary<CopySignF>(at(Op::copy_sign));
+  table.binary<EqF>(at(Op::equal));
+  table.binary<NeF>(at(Op::not_equal));
+  table.binary<LtF>(at(Op::less));
+  table.binary<LeF>(at(Op::less_equal));
+  table.unary<IsNanF>(at(Op::is_nan));
+  table.unary<IsInfF>(at(Op::is_inf));
+  table.unary<IsFiniteF>(at(Op::is_finite));
+  table.unary<ExpF>(at(Op::exp));
+  table.unary<Exp2F>(at(Op::exp2));
+  table.unary<Expm1F>(at(Op::expm1));
+  table.unary<LogF>(at(Op::log));
+  table.unary<Log2F>(at(Op::log2));
+  table.unary<Log10F>(at(Op::log10));
+  table.unary<Log1pF>(at(Op::log1p));
+  table.unary<SqrtF>(at(Op::sqrt));
+  table.unary<RsqrtF>(at(Op::rsqrt));
+  table.unary<SinF>(at(Op::sin));
+  table.unary<CosF>(at(Op::cos));
+  table.unary<TanF>(at(Op::tan));
+  table.unary<AsinF>(at(Op::asin));
+  table.unary<AcosF>(at(Op::acos));
+  table.unary<AtanF>(at(Op::atan));
+  table.unary<SinhF>(at(Op::sinh));
+  table.unary<CoshF>(at(Op::cosh));
+  table.unary<TanhF>(at(Op::tanh));
+  table.unary<AsinhF>(at(Op::asinh));
+  table.unary<AcoshF>(at(Op::acosh));
+  table.unary<AtanhF>(at(Op::atanh));
+  table.unary<ErfF>(at(Op::erf));
+  table.unary<SigmoidF>(at(Op::sigmoid));
+  table.unary<SoftplusF>(at(Op::softplus));
+  table.unary<FloorF>(at(Op::floor));
+  table.unary<CeilF>(at(Op::ceil));
+  table.unary<TruncF>(at(Op::trunc));
+  table.unary<RoundF>(at(Op::round));
+  table.unary<RintF>(at(Op::rint));
+  table.unary<SignF>(at(Op::sign));
+}
+
+inline void AddIntegerOperations(Table table) {
+  const auto of_int = [](Op op) { return kernel_index(op, Type::int32); };
+  const auto of_uint = [](Op op) { return kernel_index(op, Type::uint32); };
+  table.binary<AddI>(of_int(Op::add));
+  table.binary<AddI>(of_uint(Op::add));
+  table.binary<SubI>(of_int(Op::subtract));
+  table.binary<SubI>(of_uint(Op::subtract));
+  table.binary<MulI>(of_int(Op::multiply));
+  table.binary<MulI>(of_uint(Op::multiply));
+  table.binary<DivI>(of_int(Op::divide));
+  table.binary<DivU>(of_uint(Op::divide));
+  table.binary<RemI>(of_int(Op::remainder));
+  table.binary<RemU>(of_uint(Op::remainder));
+  table.unary<NegI>(of_int(Op::negate));
+  table.unary<NegI>(of_uint(Op::negate));
+  table.binary<MinI>(of_int(Op::minimum));
+  table.binary<MinU>(of_uint(Op::minimum));
+  table.binary<MaxI>(of_int(Op::maximum));
+  table.binary<MaxU>(of_uint(Op::maximum));
+  table.unary<AbsI>(of_int(Op::absolute));
+  table.unary<Same>(of_uint(Op::absolute));
+  table.binary<AndI>(of_int(Op::bit_and));
+  table.binary<AndI>(of_uint(Op::bit_and));
+  table.binary<OrI>(of_int(Op::bit_or));
+  table.binary<OrI>(of_uint(Op::bit_or));
+  table.binary<XorI>(of_int(Op::bit_xor));
+  table.binary<XorI>(of_uint(Op::bit_xor));
+  table.unary<NotI>(of_int(Op::bit_not));
+  table.unary<NotI>(of_uint(Op::bit_not));
+  table.binary<ShiftLeftI>(of_int(Op::shift_left));
+  table.binary<ShiftLeftI>(of_uint(Op::shift_left));
+  table.binary<ShiftRightI>(of_int(Op::shift_right));
+  table.binary<ShiftRightU>(of_uint(Op::shift_right));
+  table.binary<EqI>(of_int(Op::equal));
+  table.binary<EqI>(of_uint(Op::equal));
+  table.binary<NeI>(of_int(Op::not_equal));
+  table.binary<NeI>(of_uint(Op::not_equal));
+  table.binary<LtI>(of_int(Op::less));
+  table.binary<LtU>(of_uint(Op::less));
+  table.binary<LeI>(of_int(Op::less_equal));
+  table.binary<LeU>(of_uint(Op::less_equal));
+}
+
+inline void AddOtherOperations(Table table) {
+  const auto of_bool = [](Op op) { return kernel_index(op, Type::boolean); };
+  table.binary<AndI>(of_bool(Op::logical_and));
+  table.binary<OrI>(of_bool(Op::logical_or));
+  table.unary<NotB>(of_bool(Op::logical_not));
+  table.binary<EqI>(of_bool(Op::equal));
+  table.binary<NeI>(of_bool(Op::not_equal));
+  for (auto type : {Type::boolean, Type::int32, Type::uint32, Type::float32}) {
+    table.ternary<SelectAny>(kernel_index(Op::select, type));
+  }
+  const auto cast = [](Type from, Type to) {
+    return kCastKernels + static_cast<size_t>(from) * 4 + static_cast<size_t>(to);
+  };
+  table.unary<Same>(cast(Type::boolean, Type::int32));
+  table.unary<Same>(cast(Type::boolean, Type::uint32));
+  table.unary<IntToFloat>(cast(Type::boolean, Type::float32));
+  table.unary<ToBoolI>(cast(Type::int32, Type::boolean));
+  table.unary<Same>(cast(Type::int32, Type::uint32));
+  table.unary<IntToFloat>(cast(Type::int32, Type::float32));
+  table.unary<ToBoolI>(cast(Type::uint32, Type::boolean));
+  table.unary<Same>(cast(Type::uint32, Type::int32));
+  table.unary<UintToFloat>(cast(Type::uint32, Type::float32));
+  table.unary<ToBoolF>(cast(Type::float32, Type::boolean));
+  table.unary<FloatToInt>(cast(Type::float32, Type::int32));
+  table.unary<FloatToUint>(cast(Type::float32, Type::uint32));
+  table.product<FmaF>(kernel_index(Op::fused_multiply_add, Type::float32));
+  table.product<FmsF>(kMultiplySubtract);
+  table.product<FnmaF>(kNegativeMultiplyAdd);
+}
+
+inline void AddReductions(Table table) {
+  table.reduction<AddF>(Op::add, Type::float32);
+  table.reduction<MulF>(Op::multiply, Type::float32);
+  table.reduction<MaxF>(Op::maximum, Type::float32);
+  table.reduction<MinF>(Op::minimum, Type::float32);
+  for (auto type : {Type::int32, Type::uint32}) {
+    table.reduction<AddI>(Op::add, type);
+    table.reduction<MulI>(Op::multiply, type);
+    table.reduction<AndI>(Op::bit_and, type);
+    table.reduction<OrI>(Op::bit_or, type);
+    table.reduction<XorI>(Op::bit_xor, type);
+  }
+  table.reduction<MaxI>(Op::maximum, Type::int32);
+  table.reduction<MinI>(Op::minimum, Type::int32);
+  table.reduction<MaxU>(Op::maximum, Type::uint32);
+  table.reduction<MinU>(Op::minimum, Type::uint32);
+}
+
+inline void AddMoves(Table table) {
+  constexpr auto kF16 = cpu::Scalar::f16, kBf16 = cpu::Scalar::bf16;
+  table.move(Move::load, &Load);
+  table.move(Move::load_f16, &LoadHalves<kF16>);
+  table.move(Move::load_bf16, &LoadHalves<kBf16>);
+  table.move(Move::store, &Store);
+  table.move(Move::store_f16, &StoreHalves<kF16>);
+  table.move(Move::store_bf16, &StoreHalves<kBf16>);
+  table.move(Move::stream, &Stream);
+  table.move(Move::stream_f16, &StreamHalves<kF16>);
+  table.move(Move::stream_bf16, &StreamHalves<kBf16>);
+  table.move(Move::fetch, &Fetch<kTileBytes>);
+  table.move(Move::fetch_16bit, &Fetch<kTileBytes / 2>);
+  table.move(Move::keep, &Keep);
+  table.move(Move::end, &End);
+}
+
+inline const TileKernels& TileKernelTable() {
+  static const TileKernels table = [] {
+    TileKernels made;
+    AddFloatOperations(Table(made));
+    AddIntegerOperations(Table(made));
+    AddOtherOperations(Table(made));
+    AddReductions(Table(made));
+    AddMoves(Table(made));
+    made.tile = kTileVectors * kLanes;
+    return made;
+  }();
+  return table;
+}
+
+}  // namespace zmlx::kernel::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

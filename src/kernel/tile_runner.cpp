@@ -1,0 +1,368 @@
+#include "kernel/tile_runner.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+namespace zmlx::kernel {
+
+namespace {
+
+constexpr uint64_t kMoving = ~uint64_t{0}, kFixed = 0;
+
+bool same(const Operand& a, const Operand& b) { return a.kind == b.kind && a.index == b.index; }
+
+bool is_half(Storage storage) { return storage == Storage::f16 || storage == Storage::bf16; }
+
+Move by_storage(Move of_floats, Storage storage) {
+  const int more = storage == Storage::f16 ? 1 : storage == Storage::bf16 ? 2 : 0;
+  return static_cast<Move>(static_cast<int>(of_floats) + more);
+}
+
+/// What an instruction becomes: a step that leaves its result in the tile.
+struct Line {
+  const StepKernel* modes;
+  uint8_t arguments;
+  Operand args[3];
+  Operand out;
+  bool loads_halves = false;  ///< of the input args[0]
+};
+
+/// The mode of a step whose argument `held` is the tile, if there is one for all the places where
+/// the argument stands.
+std::optional<TileMode> mode_for(const Line& line, const Operand& held) {
+  if (line.loads_halves) return std::nullopt;
+  unsigned places = 0;
+  for (int i = 0; i < line.arguments; ++i) places |= same(line.args[i], held) ? 1u << i : 0;
+  std::optional<TileMode> mode;
+  switch (places) {
+    case 1:
+      mode = kFirst;
+      break;
+    case 2:
+      mode = kSecond;
+      break;
+    case 3:
+      mode = line.arguments == 2 ? kBoth : kFirstAndSecond;
+      break;
+    case 4:
+      mode = kThird;
+      break;
+    default:
+      return std::nullopt;
+  }
+  return line.modes[*mode] ? mode : std::nullopt;
+}
+
+}  // namespace
+
+/// Turns instructions into steps: a result stays in the tile for the instruction after, and goes to
+/// memory if another needs it.
+class TileCompiler {
+ public:
+  TileCompiler(TileRunner& runner, const std::vector<TileInput>& inputs, size_t rest)
+      : runner_(runner),
+        program_(runner.program_),
+        inputs_(inputs),
+        rest_(rest),
+        registers_(program_.registers) {}
+
+  void run() {
+    find_lines();
+    find_stores();
+    const size_t first = program_.uniforms + registers_;
+    place_partials(first);
+    for (size_t i = 0; i < inputs_.size(); ++i) fetch(i);
+    for (size_t l = 0; l < lines_.size(); ++l) {
+      add(lines_[l]);
+      if (stored_[l]) store(lines_[l].out);
+      for (size_t o : sinks_[l]) sink(o, lines_[l].out);
+    }
+    for (size_t o : last_sinks_) {
+      const Operand from = output(o);
+      if (!is_held(from)) load(from);
+      sink(o, from);
+    }
+    end(runner_.steps_);
+    add_uniform_code();
+  }
+
+ private:
+  /// The program's instructions, with inputs that must be converted as registers of their own.
+  void find_lines() {
+    converted_.resize(inputs_.size());
+    for (const auto& instruction : program_.code) {
+      Line line = line_of(instruction);
+      for (int i = 0; i < line.arguments; ++i) line.args[i] = as_is(line.args[i]);
+      lines_.push_back(line);
+    }
+    for (const auto& out : program_.outputs) as_is(out);
+  }
+
+  Line line_of(const Instruction& instruction) const {
+    Line line{runner_.kernels_.operations[instruction.kernel], instruction.arguments, {}, {}};
+    std::copy_n(instruction.args, 3, line.args);
+    line.out = instruction.out;
+    return line;
+  }
+
+  /// The operand, or the register with the input in 32 bits.
+  Operand as_is(Operand operand) {
+    if (operand.kind != Operand::Kind::input) return operand;
+    const auto [storage, type, ahead] = inputs_[operand.index];
+    const bool integer = storage == Storage::i32 || storage == Storage::u32;
+    if (!is_half(storage) && !(integer && type == Type::float32)) return operand;
+    auto& place = converted_[operand.index];
+    if (!place) {
+      place = Operand{Operand::Kind::block, static_cast<uint16_t>(registers_++)};
+      const Type from = storage == Storage::u32 ? Type::uint32 : Type::int32;
+      const size_t cast = kCastKernels + static_cast<size_t>(from) * 4 + 3;
+      lines_.push_back(
+          {runner_.kernels_.operations[cast], 1, {operand, {}, {}}, *place, is_half(storage)});
+    }
+    return *place;
+  }
+
+  Operand output(size_t o) { return as_is(program_.outputs[o]); }
+
+  /// Which results must go to memory, and after which line each output is there.
+  void find_stores() {
+    stored_.assign(lines_.size(), false);
+    sinks_.resize(lines_.size());
+    std::vector<size_t> defined(registers_, SIZE_MAX);
+    size_t last_read = 0;  // the last line that reads an input
+    for (size_t l = 0; l < lines_.size(); ++l) {
+      const Line& line = lines_[l];
+      for (int i = 0; i < line.arguments; ++i) {
+        const auto [kind, index] = line.args[i];
+        if (kind == Operand::Kind::input) last_read = l;
+        if (kind != Operand::Kind::block) continue;
+        const size_t d = defined[index];
+        if (d + 1 != l || !mode_for(line, line.args[i])) stored_[d] = true;
+      }
+      defined[line.out.index] = l;
+    }
+    for (size_t o = 0; o < program_.outputs.size(); ++o) {
+      const Operand from = output(o);
+      const bool computed = from.kind == Operand::Kind::block;
+      const size_t d = computed ? defined[from.index] : 0;
+      // An output may take an input's memory, so it waits for all of them to be read.
+      if (computed && d >= last_read) {
+        sinks_[d].push_back(o);
+        // Reductions of a rest change the tile.
+        if (rest_ > 0) stored_[d] = true;
+      } else {
+        last_sinks_.push_back(o);
+        if (computed) stored_[d] = true;
+      }
+    }
+  }
+
+  void place_partials(size_t tile) {
+    auto& runner = runner_;
+    runner.partials_.assign(runner.outputs_.size(), 0);
+    mask_ = tile++;
+    std::vector<size_t> identities;
+    for (size_t o = 0; o < runner.outputs_.size(); ++o) {
+      if (runner.outputs_[o].kind == TileOutput::Kind::reduce) runner.partials_[o] = tile++;
+    }
+    // Behind each partial result the number that changes nothing.
+    identities_ = tile - mask_ - 1;
+    runner.memory_ = cpu::allocate_aligned<uint32_t>((tile + identities_) * runner.tile_);
+    if (rest_ == 0) return;
+    for (size_t i = 0; i < runner.tile_; ++i) runner.tile_at(mask_)[i] = i < rest_ ? ~0u : 0u;
+    for (size_t o = 0; o < runner.outputs_.size(); ++o) {
+      const auto& out = runner.outputs_[o];
+      if (out.kind != TileOutput::Kind::reduce) continue;
+      std::fill_n(runner.tile_at(runner.partials_[o] + identities_), runner.tile_,
+                  identity_bits(out.op, out.type));
+    }
+  }
+
+  void fetch(size_t input) {
+    const auto [storage, type, ahead] = inputs_[input];
+    if (ahead == 0) return;
+    Step step;
+    step.kernel = move(is_half(storage) ? Move::fetch_16bit : Move::fetch);
+    step.distance = ahead * sizeof(uint32_t);
+    push(step, {false, static_cast<uint16_t>(input)});
+  }
+
+  void add(const Line& line) {
+    Step step;
+    if (line.loads_halves) {
+      const Storage storage = inputs_[line.args[0].index].storage;
+      step.kernel = move(by_storage(Move::load, storage));
+      refer(step, 0, line.args[0]);
+    } else {
+      auto mode = held_ ? mode_for(line, *held_) : std::nullopt;
+      if (!mode) {
+        // The one that is loaded may stand in several places.
+        int first = 0;
+        while (!(mode = mode_for(line, line.args[first])) && first + 1 < line.arguments) ++first;
+        load(line.args[first]);
+        // All else is in memory: any of the places will do.
+        if (!mode) mode = kFirst;
+      }
+      step.kernel = line.modes[*mode];
+      for (int i = 0; i < line.arguments; ++i) refer(step, i, line.args[i]);
+    }
+    flush(step);
+    held_ = line.out;
+  }
+
+  void load(const Operand& from) {
+    Step step;
+    step.kernel = move(Move::load);
+    refer(step, 0, from);
+    flush(step);
+    held_ = from;
+  }
+
+  void store(const Operand& to) {
+    Step step;
+    step.kernel = move(Move::store);
+    refer(step, 0, to);
+    flush(step);
+  }
+
+  void sink(size_t o, const Operand& from) {
+    const auto& out = runner_.outputs_[o];
+    if (!is_held(from)) load(from);
+    Step step;
+    if (out.kind != TileOutput::Kind::reduce) {
+      const bool stream = out.kind == TileOutput::Kind::stream;
+      step.kernel = move(by_storage(stream ? Move::stream : Move::store, out.storage));
+      return push(step, {true, static_cast<uint16_t>(o)});
+    }
+    const auto tile = [&](size_t index) {
+      return reinterpret_cast<uint8_t*>(runner_.tile_at(index));
+    };
+    const size_t partial = runner_.partials_[o];
+    if (rest_ > 0) {
+      Step keep;
+      keep.kernel = move(Move::keep);
+      keep.from[0] = tile(mask_);
+      keep.from[1] = tile(partial + identities_);
+      steps_->push_back(keep);
+      held_.reset();
+    }
+    step.kernel = runner_.kernels_.reductions[kernel_index(out.op, out.type)];
+    step.from[0] = tile(partial);
+    steps_->push_back(step);
+  }
+
+  void end(std::vector<Step>& steps) {
+    Step step;
+    step.kernel = move(Move::end);
+    step.distance = 1;
+    steps.push_back(step);
+    steps.back().from[0] = reinterpret_cast<uint8_t*>(steps.data());
+  }
+
+  void add_uniform_code() {
+    if (program_.uniform_code.empty()) return;
+    steps_ = &runner_.uniform_steps_;
+    held_.reset();
+    for (const auto& instruction : program_.uniform_code) {
+      add(line_of(instruction));
+      store(instruction.out);
+    }
+    end(runner_.uniform_steps_);
+  }
+
+  StepKernel move(Move move) const { return runner_.kernels_.moves[static_cast<size_t>(move)]; }
+  bool is_held(const Operand& operand) const { return held_ && same(*held_, operand); }
+
+  /// Points a step's argument to where the operand lies.
+  void refer(Step& step, int argument, const Operand& operand) {
+    step.mask[argument] = kFixed;
+    if (operand.kind == Operand::Kind::input) {
+      step.mask[argument] = kMoving;
+      pending_.push_back({0, static_cast<uint8_t>(argument), false, operand.index});
+      return;
+    }
+    const bool uniform = operand.kind == Operand::Kind::uniform;
+    const size_t tile = uniform ? operand.index : program_.uniforms + operand.index;
+    step.from[argument] = reinterpret_cast<uint8_t*>(runner_.tile_at(tile));
+  }
+
+  struct Port {
+    bool is_output;
+    uint16_t index;
+  };
+  void push(Step& step, Port port) {
+    step.mask[0] = kMoving;
+    pending_.push_back({0, 0, port.is_output, port.index});
+    flush(step);
+  }
+  void flush(const Step& step) {
+    for (auto patch : pending_) {
+      patch.step = static_cast<uint32_t>(steps_->size());
+      runner_.patches_.push_back(patch);
+    }
+    pending_.clear();
+    steps_->push_back(step);
+  }
+
+  TileRunner& runner_;
+  const Program& program_;
+  const std::vector<TileInput>& inputs_;
+  const size_t rest_;
+  size_t registers_;
+  std::vector<std::optional<Operand>> converted_;  ///< by input
+  std::vector<Line> lines_;
+  std::vector<bool> stored_;
+  std::vector<std::vector<size_t>> sinks_;
+  std::vector<size_t> last_sinks_;
+  size_t mask_ = 0, identities_ = 0;
+  std::optional<Operand> held_;
+  std::vector<Step>* steps_ = &runner_.steps_;
+  std::vector<TileRunner::Patch> pending_;
+};
+
+TileRunner::TileRunner(const Program& program, std::vector<TileInput> inputs,
+                       std::vector<TileOutput> outputs, size_t rest)
+    : kernels_(tile_kernels()),
+      program_(program),
+      tile_(kernels_.tile),
+      outputs_(std::move(outputs)) {
+  TileCompiler(*this, inputs, rest).run();
+  for (size_t i = 0; i < program.constants.size(); ++i) {
+    std::fill_n(tile_at(i), tile_, program.constants[i]);
+  }
+  if (program.uniform_variables.empty()) prepare();
+}
+
+void TileRunner::set_uniform(size_t index, uint32_t bits) {
+  std::fill_n(tile_at(program_.constants.size() + index), tile_, bits);
+}
+
+void TileRunner::prepare() {
+  if (!uniform_steps_.empty()) run_steps(uniform_steps_.data());
+}
+
+void TileRunner::begin() {
+  for (size_t o = 0; o < outputs_.size(); ++o) {
+    const auto& out = outputs_[o];
+    if (out.kind != TileOutput::Kind::reduce) continue;
+    std::fill_n(tile_at(partials_[o]), tile_, identity_bits(out.op, out.type));
+  }
+}
+
+uint32_t TileRunner::result(size_t output) const {
+  const auto& out = outputs_[output];
+  return end_reduction(out.op, out.type, memory_.get() + partials_[output] * tile_);
+}
+
+void TileRunner::run(const void* const* inputs, void* const* outputs, size_t tiles) {
+  if (tiles == 0) return;
+  for (const auto& [step, argument, is_output, index] : patches_) {
+    steps_[step].from[argument] =
+        static_cast<uint8_t*>(is_output ? outputs[index] : const_cast<void*>(inputs[index]));
+  }
+  steps_.back().distance = tiles * tile_ * sizeof(uint32_t);
+  run_steps(steps_.data());
+}
+
+}  // namespace zmlx::kernel

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "cpu/aligned.h"
+#include "kernel/block_memory.h"
+#include "kernel/tile_kernels.h"
+
+namespace zmlx::kernel {
+
+/// How one of a program's inputs lies in memory: one element after the other.
+struct TileInput {
+  Storage storage = Storage::f32;
+  Type type = Type::float32;  ///< of the program's variable
+  /// Elements from the one at hand to those worth fetching into the caches meanwhile; 0 for none.
+  size_t ahead = 0;
+};
+
+/// What becomes of one of a program's outputs.
+struct TileOutput {
+  enum class Kind : uint8_t { store, stream, reduce } kind = Kind::store;
+  Storage storage = Storage::f32;  ///< of what is stored
+  Op op = Op::add;                 ///< of a reduction, of elements of `type`
+  Type type = Type::float32;
+};
+
+/// A program as steps on tiles, with memory of its own: one a thread.
+class TileRunner {
+ public:
+  /// @param rest  if not 0, runs are of one tile of which only the first `rest` elements count in
+  /// reductions.
+  TileRunner(const Program& program, std::vector<TileInput> inputs, std::vector<TileOutput> outputs,
+             size_t rest = 0);
+
+  /// Sets a uniform variable, by its place in `uniform_variables`, and then computes what follows
+  /// from them. Without uniform variables `prepare` is not needed.
+  void set_uniform(size_t index, uint32_t bits);
+  void prepare();
+
+  /// Sets reductions to nothing; their result, as bits, after the runs.
+  void begin();
+  uint32_t result(size_t output) const;
+
+  /// @param inputs   elements of each input, readable to the end of the last tile.
+  /// @param outputs  memory for each output, or null for reductions.
+  void run(const void* const* inputs, void* const* outputs, size_t tiles);
+
+  /// Elements of a tile.
+  size_t tile() const { return tile_; }
+
+ private:
+  friend class TileCompiler;
+  struct Patch {
+    uint32_t step;
+    uint8_t argument;
+    bool is_output;
+    uint16_t index;
+  };
+  uint32_t* tile_at(size_t index) { return memory_.get() + index * tile_; }
+
+  const TileKernels& kernels_;
+  const Program& program_;
+  const size_t tile_;
+  std::vector<TileOutput> outputs_;
+  std::vector<size_t> partials_;  ///< by output, the tile of its partial results
+  std::vector<Step> steps_, uniform_steps_;
+  std::vector<Patch> patches_;
+  /// Tiles: uniforms, registers, partial results and what reductions of a rest need.
+  cpu::AlignedArray<uint32_t> memory_;
+};
+
+/// Makes things that threads take and give back, so that each thread's is made once.
+template <typename T>
+class Shelf {
+ public:
+  template <typename Make>
+  std::unique_ptr<T> take(const Make& make) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!kept_.empty()) {
+        auto item = std::move(kept_.back());
+        kept_.pop_back();
+        return item;
+      }
+    }
+    return make();
+  }
+  void give(std::unique_ptr<T> item) {
+    std::lock_guard lock(mutex_);
+    kept_.push_back(std::move(item));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<T>> kept_;
+};
+
+}  // namespace zmlx::kernel
