@@ -87,7 +87,7 @@ class Compiler {
     }
   }
 
-  /// Products that only one sum uses go into it: one instruction, and one rounding less.
+  /// What only one operation uses may go into it: one instruction, and one rounding less.
   void fuse() {
     std::vector<int> uses(tree_.size(), 0);
     for (NodeId id : roots_) uses[id] += 2;  // must be there by itself
@@ -95,36 +95,54 @@ class Compiler {
       if (!needed_[id] || is_leaf(id)) continue;
       for (int i = 0; i < arity(tree_[id].op); ++i) ++uses[tree_[id].args[i]];
     }
-    product_.assign(tree_.size(), -1);
+    into_.assign(tree_.size(), -1);
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       const Node& node = tree_[id];
-      const bool sum = node.op == Op::add || node.op == Op::subtract;
-      if (!needed_[id] || !sum || node.type != Type::float32) continue;
-      if (is_leaf(id) || !varies_[id]) continue;
-      for (int i : {0, 1}) {
-        const NodeId factor = node.args[i];
-        if (tree_[factor].op != Op::multiply || uses[factor] != 1 || fused_[factor]) continue;
-        if (is_leaf(factor) || !varies_[factor]) continue;
-        fused_[factor] = true;
-        product_[id] = i;
-        break;
+      if (!needed_[id] || node.type != Type::float32 || is_leaf(id) || !varies_[id]) continue;
+      for (int i = 0; i < arity(node.op) && into_[id] < 0; ++i) {
+        const NodeId inner = node.args[i];
+        if (uses[inner] != 1 || fused_[inner] || is_leaf(inner) || !varies_[inner]) continue;
+        if (!goes_into(inner, id, i)) continue;
+        fused_[inner] = true;
+        into_[id] = i;
       }
+    }
+  }
+
+  /// Whether an operation and its argument i are one instruction: products and sums, and two
+  /// functions of neural networks.
+  bool goes_into(NodeId inner, NodeId outer, int i) const {
+    const Node& node = tree_[outer];
+    if (into_[inner] >= 0) return false;
+    switch (tree_[inner].op) {
+      case Op::multiply:
+        return node.op == Op::add || node.op == Op::subtract;
+      case Op::tanh:
+        return node.op == Op::add && tree_.is_constant(node.args[1 - i], 1);
+      case Op::softplus:
+        return node.op == Op::tanh;
+      default:
+        return false;
     }
   }
 
   /// The arguments of the instruction that computes `id`.
   std::vector<NodeId> arguments(NodeId id) const {
     const Node& node = tree_[id];
-    if (product_[id] < 0) return {node.args.begin(), node.args.begin() + arity(node.op)};
-    const Node& product = tree_[node.args[product_[id]]];
-    return {product.args[0], product.args[1], node.args[1 - product_[id]]};
+    if (into_[id] < 0) return {node.args.begin(), node.args.begin() + arity(node.op)};
+    const Node& inner = tree_[node.args[into_[id]]];
+    if (inner.op != Op::multiply) return {inner.args[0]};
+    return {inner.args[0], inner.args[1], node.args[1 - into_[id]]};
   }
 
   KernelIndex kernel(NodeId id) const {
     const Node& node = tree_[id];
-    if (product_[id] >= 0) {
+    if (into_[id] >= 0) {
+      const Op inner = tree_[node.args[into_[id]]].op;
+      if (inner == Op::tanh) return kOnePlusTanh;
+      if (inner == Op::softplus) return kTanhSoftplus;
       if (node.op == Op::add) return kernel_index(Op::fused_multiply_add, Type::float32);
-      return product_[id] == 0 ? kMultiplySubtract : kNegativeMultiplyAdd;
+      return into_[id] == 0 ? kMultiplySubtract : kNegativeMultiplyAdd;
     }
     const Type argument = tree_.type(node.args[node.op == Op::select ? 1 : 0]);
     if (node.op != Op::cast) return kernel_index(node.op, argument);
@@ -172,7 +190,7 @@ class Compiler {
   std::unordered_map<NodeId, int> materialized_;
   Program program_;
   std::vector<bool> needed_, varies_, fused_;
-  std::vector<int> product_;  ///< which argument is a product fused into the sum, or -1
+  std::vector<int> into_;  ///< which argument is fused into an operation, or -1
   std::vector<int> uses_;
   std::vector<Operand> places_;
   std::vector<uint16_t> free_;

@@ -15,7 +15,9 @@ using KernelIndex = uint16_t;
 constexpr KernelIndex kCastKernels = static_cast<KernelIndex>(kOps * 4);  ///< + from * 4 + to
 constexpr KernelIndex kMultiplySubtract = kCastKernels + 16;              ///< a * b - c
 constexpr KernelIndex kNegativeMultiplyAdd = kMultiplySubtract + 1;       ///< c - a * b
-constexpr KernelIndex kKernels = kNegativeMultiplyAdd + 1;
+constexpr KernelIndex kOnePlusTanh = kNegativeMultiplyAdd + 1;            ///< 1 + tanh(a)
+constexpr KernelIndex kTanhSoftplus = kOnePlusTanh + 1;                   ///< tanh(softplus(a))
+constexpr KernelIndex kKernels = kTanhSoftplus + 1;
 
 constexpr KernelIndex kernel_index(Op op, Type argument) {
   return static_cast<KernelIndex>(static_cast<int>(op) * 4 + static_cast<int>(argument));

@@ -101,6 +101,8 @@ ZMLX_FAR_UNARY(AtanhF, Atanh(a))
 ZMLX_UNARY(ErfF, Erf(a))
 ZMLX_UNARY(SigmoidF, Sigmoid(a))
 ZMLX_UNARY(SoftplusF, Softplus(a))
+ZMLX_UNARY(OnePlusTanhF, OnePlusTanh(a))
+ZMLX_UNARY(TanhSoftplusF, TanhSoftplus(a))
 ZMLX_UNARY(FloorF, hn::Floor(a))
 ZMLX_UNARY(CeilF, hn::Ceil(a))
 ZMLX_UNARY(TruncF, hn::Trunc(a))
@@ -444,6 +446,8 @@ inline void AddOtherOperations(Table table) {
   table.product<FmaF>(kernel_index(Op::fused_multiply_add, Type::float32));
   table.product<FmsF>(kMultiplySubtract);
   table.product<FnmaF>(kNegativeMultiplyAdd);
+  table.unary<OnePlusTanhF>(kOnePlusTanh);
+  table.unary<TanhSoftplusF>(kTanhSoftplus);
 }
 
 inline void AddReductions(Table table) {
