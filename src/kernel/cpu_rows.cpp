@@ -28,17 +28,20 @@ double value_of(uint32_t bits, Type type) {
   return type == Type::int32 ? static_cast<int32_t>(bits) : static_cast<double>(bits);
 }
 
-/// What rows that go together may take of a second-level cache, in bytes, and how many at most.
-constexpr size_t kBatchBytes = size_t{128} << 10, kMostRows = 64;
 /// Elements that are read at a time from arrays with gaps, that are fetched ahead of their use, and
 /// that a thread takes at a time.
 constexpr size_t kGathered = 1024, kAhead = 1024, kChunk = size_t{256} << 10;
+/// What rows under way may take of a second-level cache, in bytes.
+constexpr size_t kCacheBytes = size_t{768} << 10;
 
-/// One thread's rows. Several go through each sweep together, so that none waits for the end of a
-/// reduction.
+/// One thread's rows.
+///
+/// A row goes through stages: the sweeps, and the writing of what is one an element. Each stage is
+/// at work on a row of its own, and one walk takes all of them a tile further, so that reading from
+/// memory, arithmetic and writing to memory overlap.
 class Walker {
  public:
-  Walker(const RowCall& call, const RowPlan& plan, bool stream, size_t batch)
+  Walker(const RowCall& call, const RowPlan& plan, bool stream)
       : call_(call),
         plan_(plan),
         stream_(stream),
@@ -46,47 +49,79 @@ class Walker {
         tile_(tile_kernels().tile),
         whole_(length_ / tile_ * tile_),
         padded_(whole_ < length_ ? whole_ + tile_ : whole_),
-        batch_(batch),
-        lanes_((batch + kMostTile - 1) / kMostTile * kMostTile) {
-    const auto& formula = call.formula;
+        block_(std::max(kGathered, tile_)) {
     for (size_t n = 0; n < call.inputs.size(); ++n) {
-      gathers_ = gathers_ || (!formula.per_row[n] && !is_contiguous(call.inputs[n]));
+      const bool per_row = call.formula.per_row[n];
+      contiguous_.push_back(!per_row && is_contiguous(call.inputs[n]));
+      gathers_ = gathers_ || (!per_row && !contiguous_[n]);
     }
-    block_ = std::max(kGathered, tile_);
-    for (size_t s = 0; s <= plan.sweeps.size(); ++s) {
-      const auto& program = s < plan.sweeps.size() ? plan.sweeps[s].program : plan.elements;
-      steps_.push_back(
-          {make(program, s, 0), length_ > whole_ ? make(program, s, length_ - whole_) : nullptr});
-    }
+    for (size_t s = 0; s < plan.sweeps.size() + !plan.element_outputs.empty(); ++s) add_stage(s);
+    rows_.assign(stages_.size(), kNone);
+    join();
+    slots_ = stages_.size() + 1;
+    results_.resize(call.formula.variables() * slots_);
+    kept_slots_ = std::max<size_t>(joined_ ? stages_.size() - 1 : 1, 1);
+    kept_ =
+        cpu::allocate_aligned<uint32_t>(std::max<size_t>(kept_slots_ * padded_ * plan.buffers, 1));
+    copies_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + call.outputs.size()) * block_);
+    rows_shape_.assign(call.shape.begin(), call.shape.end() - 1);
+    if (rows_shape_.empty()) rows_shape_.push_back(1);
     row_runner_ = std::make_unique<TileRunner>(plan.rows, row_inputs(),
                                                std::vector<TileOutput>(plan.rows.outputs.size()));
-    results_.resize(formula.variables() * lanes_);
-    row_values_.resize(std::max<size_t>(plan.row_outputs.size(), 1) * lanes_);
-    kept_ = cpu::allocate_aligned<uint32_t>(std::max<size_t>(batch_ * padded_ * plan.buffers, 1));
-    copies_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + call.outputs.size()) * block_);
+    for (int number : plan.rows.inputs) {
+      row_values_.emplace_back(number, cpu::allocate_aligned<uint32_t>(kMostTile));
+    }
+    row_outputs_ = cpu::allocate_aligned<uint32_t>((plan.row_outputs.size() + 1) * kMostTile);
   }
 
   void run(size_t begin, size_t end) {
-    for (size_t row = begin; row < end; row += batch_) rows(row, std::min(batch_, end - row));
+    for (size_t row = begin; row < end; ++row) {
+      advance(row);
+      if (!joined_) drain();
+    }
+  }
+
+  /// The rows that are still under way.
+  void finish() {
+    drain();
+    write_rows();
   }
 
  private:
-  struct Runners {
+  static constexpr size_t kNone = SIZE_MAX;
+
+  struct Stage {
+    const Program* program;
     std::unique_ptr<TileRunner> whole, rest;
+    std::vector<const void*> inputs;
+    std::vector<void*> outputs;
   };
 
-  uint32_t* buffer(int b, size_t r) {
-    return kept_.get() + (static_cast<size_t>(b) * batch_ + r) * padded_;
-  }
-  uint32_t* copy(size_t index) { return copies_.get() + index * block_; }
-  uint32_t& value(int variable, size_t r) {
-    return results_[static_cast<size_t>(variable) * lanes_ + r];
-  }
-  static uint8_t* element(const void* data, Storage storage, size_t at) {
-    return static_cast<uint8_t*>(const_cast<void*>(data)) + at * size_of(storage);
+  void add_stage(size_t s) {
+    Stage stage;
+    const bool is_sweep = s < plan_.sweeps.size();
+    stage.program = is_sweep ? &plan_.sweeps[s].program : &plan_.elements;
+    stage.whole = make(*stage.program, s, 0);
+    if (whole_ < length_) stage.rest = make(*stage.program, s, length_ - whole_);
+    stage.inputs.resize(stage.program->inputs.size());
+    stage.outputs.resize(stage.program->outputs.size());
+    stages_.push_back(std::move(stage));
   }
 
-  std::unique_ptr<TileRunner> make(const Program& program, size_t step, size_t rest) const {
+  /// Joins the stages if there is something to overlap and the rows under way fit a cache.
+  void join() {
+    size_t row_bytes = plan_.buffers * sizeof(uint32_t);
+    for (size_t n = 0; n < call_.inputs.size(); ++n) {
+      if (!call_.formula.per_row[n]) row_bytes += size_of(call_.inputs[n].storage);
+    }
+    if (stages_.size() < 2 || gathers_ || whole_ == 0) return;
+    if (row_bytes * length_ * stages_.size() > kCacheBytes) return;
+    std::vector<TileRunner*> runners;
+    for (auto& stage : stages_) runners.insert(runners.begin(), stage.whole.get());
+    joined_ = std::make_unique<JoinedRunner>(runners);
+  }
+
+  std::unique_ptr<TileRunner> make(const Program& program, size_t s, size_t rest) const {
     std::vector<TileInput> inputs;
     for (int number : program.inputs) {
       if (number >= plan_.first_buffer) {
@@ -94,15 +129,14 @@ class Walker {
         continue;
       }
       const auto& in = call_.inputs[number];
-      if (!is_contiguous(in)) {
-        inputs.push_back({block_storage(in.type), in.type});
-      } else {
-        inputs.push_back({in.storage, in.type, ahead(step)});
-      }
+      // Later stages find a row in the caches.
+      const size_t ahead = stream_ && s == 0 ? kAhead : 0;
+      inputs.push_back(contiguous_[number] ? TileInput{in.storage, in.type, ahead}
+                                           : TileInput{block_storage(in.type), in.type});
     }
     std::vector<TileOutput> outputs;
-    if (step < plan_.sweeps.size()) {
-      for (size_t k : plan_.sweeps[step].passes) {
+    if (s < plan_.sweeps.size()) {
+      for (size_t k : plan_.sweeps[s].passes) {
         const auto& pass = call_.formula.passes[k];
         outputs.push_back({TileOutput::Kind::reduce, Storage::f32, *pass.op, pass.type});
       }
@@ -119,12 +153,6 @@ class Walker {
     return std::make_unique<TileRunner>(program, std::move(inputs), std::move(outputs), rest);
   }
 
-  /// How far ahead a step fetches what it reads.
-  size_t ahead(size_t step) const {
-    if (!stream_) return 0;
-    return step == 0 ? kAhead : 0;
-  }
-
   std::vector<TileInput> row_inputs() const {
     std::vector<TileInput> inputs;
     const auto& formula = call_.formula;
@@ -138,52 +166,86 @@ class Walker {
     return inputs;
   }
 
-  void rows(size_t first, size_t count) {
+  /// What was kept of the row that a stage is at work on. The last stage reads a tile before the
+  /// first writes that of a later row to the same place.
+  uint32_t* buffer(int b, size_t s) {
+    const size_t slot = (turn_ - s) % kept_slots_;
+    return kept_.get() + (static_cast<size_t>(b) * kept_slots_ + slot) * padded_;
+  }
+  uint32_t* copy(size_t index) { return copies_.get() + index * block_; }
+  uint32_t& value(int variable, size_t slot) {
+    return results_[static_cast<size_t>(variable) * slots_ + slot];
+  }
+  /// Of the row that a stage is at work on: rows take slots in turn.
+  size_t slot(size_t s) const { return (turn_ - s) % slots_; }
+  static uint8_t* element(const void* data, Storage storage, size_t at) {
+    return static_cast<uint8_t*>(const_cast<void*>(data)) + at * size_of(storage);
+  }
+
+  void drain() {
+    while (std::any_of(rows_.begin(), rows_.end(), [](size_t row) { return row != kNone; })) {
+      advance(kNone);
+    }
+  }
+
+  /// Takes every row under way through a stage, and begins another.
+  void advance(size_t row) {
+    ++turn_;
+    std::move_backward(rows_.begin(), rows_.end() - 1, rows_.end());
+    rows_[0] = row;
+    if (row != kNone) read_row_inputs(row);
+    bool all = true;
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      if (rows_[s] != kNone) begin(s);
+      all = all && rows_[s] != kNone;
+    }
+    if (joined_ && all) {
+      ports_.clear();
+      for (size_t s = stages_.size(); s-- > 0;) {
+        place(s, 0, whole_, false);
+        ports_.push_back({stages_[s].inputs.data(), stages_[s].outputs.data()});
+      }
+      joined_->run(ports_.data(), whole_ / tile_);
+    }
+    for (size_t s = stages_.size(); s-- > 0;) {
+      if (rows_[s] == kNone) continue;
+      if (!(joined_ && all)) walk_whole(s);
+      if (stages_[s].rest) walk_rest(s);
+      if (s < plan_.sweeps.size()) end(s);
+    }
+    if (rows_.back() != kNone && !plan_.row_outputs.empty()) keep_row(rows_.back());
+  }
+
+  void read_row_inputs(size_t row) {
     for (size_t n = 0; n < call_.inputs.size(); ++n) {
       if (!call_.formula.per_row[n]) continue;
-      std::vector<int64_t> shape(call_.shape.begin(), call_.shape.end() - 1);
-      if (shape.empty()) shape.push_back(1);
-      read_block(call_.inputs[n], shape, first, count, &value(static_cast<int>(n), 0));
+      uint32_t unit[kBlockUnit];
+      read_block(call_.inputs[n], rows_shape_, row, 1, unit);
+      value(static_cast<int>(n), slot(0)) = unit[0];
     }
-    for (size_t s = 0; s < plan_.sweeps.size(); ++s) {
-      for (size_t r = 0; r < count; ++r) sweep(s, first + r, r);
-    }
-    if (!plan_.element_outputs.empty()) {
-      for (size_t r = 0; r < count; ++r) write(first + r, r);
-    }
-    if (!plan_.row_outputs.empty()) write_rows(first, count);
   }
 
-  static void each(const Runners& runners, const auto& call) {
-    call(*runners.whole);
-    if (runners.rest) call(*runners.rest);
-  }
-
-  void set_uniforms(const Runners& runners, const Program& program, size_t r) {
-    if (program.uniform_variables.empty()) return;
-    each(runners, [&](TileRunner& runner) {
-      for (size_t i = 0; i < program.uniform_variables.size(); ++i) {
-        runner.set_uniform(i, value(program.uniform_variables[i], r));
+  void begin(size_t s) {
+    for (auto* runner : {stages_[s].whole.get(), stages_[s].rest.get()}) {
+      if (!runner) continue;
+      const auto& variables = stages_[s].program->uniform_variables;
+      for (size_t i = 0; i < variables.size(); ++i) {
+        runner->set_uniform(i, value(variables[i], slot(s)));
       }
-      runner.prepare();
-    });
+      if (!variables.empty()) runner->prepare();
+      runner->begin();
+    }
   }
 
-  void sweep(size_t s, size_t row, size_t r) {
-    const auto& sweep = plan_.sweeps[s];
-    const auto& runners = steps_[s];
-    set_uniforms(runners, sweep.program, r);
-    each(runners, [](TileRunner& runner) { runner.begin(); });
-    const size_t passes = sweep.passes.size();
-    walk(runners, sweep.program, row, r, [&](size_t o, size_t start, bool) -> void* {
-      return o < passes ? nullptr : buffer(sweep.kept[o - passes], r) + start;
-    });
-    for (size_t i = 0; i < passes; ++i) {
-      const size_t k = sweep.passes[i];
+  /// The results of a sweep.
+  void end(size_t s) {
+    const auto& stage = stages_[s];
+    for (size_t i = 0; i < plan_.sweeps[s].passes.size(); ++i) {
+      const size_t k = plan_.sweeps[s].passes[i];
       const auto& pass = call_.formula.passes[k];
-      uint32_t bits = runners.whole->result(i);
-      if (runners.rest) bits = both(pass, bits, runners.rest->result(i));
-      value(call_.formula.result(k), r) = with_init(pass, bits);
+      uint32_t bits = stage.whole->result(i);
+      if (stage.rest) bits = both(pass, bits, stage.rest->result(i));
+      value(call_.formula.result(k), slot(s)) = with_init(pass, bits);
     }
   }
 
@@ -193,51 +255,57 @@ class Walker {
                    pass.type);
   }
 
-  void write(size_t row, size_t r) {
-    const auto& runners = steps_.back();
-    set_uniforms(runners, plan_.elements, r);
-    const auto output = [&](size_t o) { return call_.outputs[plan_.element_outputs[o]]; };
-    const auto place = [&](size_t o, size_t start) {
-      return element(output(o).data, output(o).storage, row * length_ + start);
-    };
-    // What is left of a row behind whole tiles by way of copies.
-    const auto copied = [&](size_t o) { return copy(call_.inputs.size() + o); };
-    walk(runners, plan_.elements, row, r, [&](size_t o, size_t start, bool rest) -> void* {
-      return rest ? static_cast<void*>(copied(o)) : place(o, start);
-    });
-    if (!runners.rest) return;
-    for (size_t o = 0; o < plan_.element_outputs.size(); ++o) {
-      std::memcpy(place(o, whole_), copied(o), (length_ - whole_) * size_of(output(o).storage));
-    }
-  }
-
-  /// Runs a program on a row; `output(o, start, rest)` is where output o goes from `start` on.
-  template <typename Output>
-  void walk(const Runners& runners, const Program& program, size_t row, size_t r,
-            const Output& output) {
-    const auto piece = [&](TileRunner& runner, size_t start, size_t count, bool rest) {
-      for (size_t i = 0; i < program.inputs.size(); ++i) {
-        ins_[i] = input(program.inputs[i], row, r, start, count, rest);
-      }
-      for (size_t o = 0; o < program.outputs.size(); ++o) outs_[o] = output(o, start, rest);
-      runner.run(ins_.data(), outs_.data(), rest ? 1 : count / tile_);
-    };
-    ins_.resize(program.inputs.size());
-    outs_.resize(program.outputs.size());
+  void walk_whole(size_t s) {
     const size_t step = gathers_ ? block_ : std::max(whole_, tile_);
     for (size_t start = 0; start < whole_; start += step) {
-      piece(*runners.whole, start, std::min(step, whole_ - start), false);
+      const size_t count = std::min(step, whole_ - start);
+      place(s, start, count, false);
+      auto& stage = stages_[s];
+      stage.whole->run(stage.inputs.data(), stage.outputs.data(), count / tile_);
     }
-    if (runners.rest) piece(*runners.rest, whole_, length_ - whole_, true);
   }
 
-  /// Elements of a row from `start` on.
-  const void* input(int number, size_t row, size_t r, size_t start, size_t count, bool rest) {
-    if (number >= plan_.first_buffer) return buffer(number - plan_.first_buffer, r) + start;
+  /// What is left of a row behind whole tiles, by way of copies.
+  void walk_rest(size_t s) {
+    auto& stage = stages_[s];
+    const size_t count = length_ - whole_;
+    place(s, whole_, count, true);
+    stage.rest->run(stage.inputs.data(), stage.outputs.data(), 1);
+    if (s < plan_.sweeps.size()) return;
+    for (size_t o = 0; o < plan_.element_outputs.size(); ++o) {
+      const auto& out = call_.outputs[plan_.element_outputs[o]];
+      std::memcpy(element(out.data, out.storage, rows_[s] * length_ + whole_), stage.outputs[o],
+                  count * size_of(out.storage));
+    }
+  }
+
+  /// Points a stage to its row from `start` on.
+  void place(size_t s, size_t start, size_t count, bool rest) {
+    auto& stage = stages_[s];
+    for (size_t i = 0; i < stage.inputs.size(); ++i) {
+      stage.inputs[i] = input(stage.program->inputs[i], s, start, count, rest);
+    }
+    const bool is_sweep = s < plan_.sweeps.size();
+    const size_t passes = is_sweep ? plan_.sweeps[s].passes.size() : 0;
+    for (size_t o = passes; o < stage.outputs.size(); ++o) {
+      if (is_sweep) {
+        stage.outputs[o] = buffer(plan_.sweeps[s].kept[o - passes], s) + start;
+      } else if (rest) {
+        stage.outputs[o] = copy(call_.inputs.size() + o);
+      } else {
+        const auto& out = call_.outputs[plan_.element_outputs[o]];
+        stage.outputs[o] = element(out.data, out.storage, rows_[s] * length_ + start);
+      }
+    }
+  }
+
+  /// Elements of a stage's row from `start` on.
+  const void* input(int number, size_t s, size_t start, size_t count, bool rest) {
+    if (number >= plan_.first_buffer) return buffer(number - plan_.first_buffer, s) + start;
     const auto& in = call_.inputs[number];
-    const size_t at = row * length_ + start;
+    const size_t at = rows_[s] * length_ + start;
     auto* copied = copy(static_cast<size_t>(number));
-    if (!is_contiguous(in)) {
+    if (!contiguous_[number]) {
       read_block(in, call_.shapes[number], at, count, copied);
     } else if (rest) {
       std::memcpy(copied, element(in.data, in.storage, at), count * size_of(in.storage));
@@ -247,35 +315,54 @@ class Walker {
     return copied;
   }
 
-  void write_rows(size_t first, size_t count) {
-    ins_.clear();
-    outs_.clear();
-    for (int number : plan_.rows.inputs) ins_.push_back(&value(number, 0));
-    for (size_t o = 0; o < plan_.row_outputs.size(); ++o) {
-      outs_.push_back(row_values_.data() + o * lanes_);
+  /// Notes a row's numbers; what is one a row is computed of many rows at once.
+  void keep_row(size_t row) {
+    if (waiting_ > 0 && row != first_waiting_ + waiting_) write_rows();
+    if (waiting_ == 0) first_waiting_ = row;
+    for (auto& [number, values] : row_values_) {
+      values[waiting_] = value(number, slot(stages_.size() - 1));
     }
-    row_runner_->run(ins_.data(), outs_.data(), (count + tile_ - 1) / tile_);
+    if (++waiting_ == kMostTile) write_rows();
+  }
+
+  void write_rows() {
+    if (waiting_ == 0) return;
+    std::vector<const void*> inputs;
+    std::vector<void*> outputs;
+    for (const auto& [number, values] : row_values_) inputs.push_back(values.get());
+    for (size_t o = 0; o < plan_.row_outputs.size(); ++o) {
+      outputs.push_back(row_outputs_.get() + o * kMostTile);
+    }
+    row_runner_->run(inputs.data(), outputs.data(), (waiting_ + tile_ - 1) / tile_);
     for (size_t o = 0; o < plan_.row_outputs.size(); ++o) {
       const auto& out = call_.outputs[plan_.row_outputs[o]];
-      store_block(out.storage, outs_[o], count, element(out.data, out.storage, first));
+      store_block(out.storage, outputs[o], waiting_,
+                  element(out.data, out.storage, first_waiting_));
     }
+    waiting_ = 0;
   }
 
   const RowCall& call_;
   const RowPlan& plan_;
   const bool stream_;
-  /// Elements: of a row, of a tile, of a row in whole tiles and rounded up to them.
-  const size_t length_, tile_, whole_, padded_;
-  const size_t batch_, lanes_;  ///< rows that go together, and that rounded up to tiles
-  size_t block_;
+  /// Elements: of a row, of a tile, of a row in whole tiles and rounded up to them, of copies.
+  const size_t length_, tile_, whole_, padded_, block_;
+  std::vector<bool> contiguous_;  ///< by input
   bool gathers_ = false;
-  std::vector<Runners> steps_;  ///< of each sweep, then of the outputs that are one an element
-  std::unique_ptr<TileRunner> row_runner_;
-  std::vector<uint32_t> results_;  ///< by variable and row: inputs of a row, results of passes
-  std::vector<uint32_t> row_values_;
+  std::vector<Stage> stages_;
+  std::unique_ptr<JoinedRunner> joined_;
+  std::vector<size_t> rows_;  ///< that the stages are at work on
+  std::vector<TilePorts> ports_;
+  size_t slots_ = 0, kept_slots_ = 0;
+  size_t turn_ = size_t{1} << 20;  ///< counts rows; more than there are stages
+  std::vector<uint32_t> results_;  ///< by variable and slot: inputs of a row, results of passes
   cpu::AlignedArray<uint32_t> kept_, copies_;
-  std::vector<const void*> ins_;
-  std::vector<void*> outs_;
+  std::vector<int64_t> rows_shape_;
+  /// Rows that wait for what is one a row: their numbers, by variable.
+  std::unique_ptr<TileRunner> row_runner_;
+  std::vector<std::pair<int, cpu::AlignedArray<uint32_t>>> row_values_;
+  cpu::AlignedArray<uint32_t> row_outputs_;
+  size_t first_waiting_ = 0, waiting_ = 0;
 };
 
 }  // namespace
@@ -313,22 +400,23 @@ void run_rows(const RowCall& given, const RowPlan& plan) {
                           ? std::min(call.launch.threads, cpu::max_threads())
                           : cpu::threads_for(static_cast<double>(bytes), flops * size);
   const bool stream = bytes > kStreamBytes;
-  // What a row takes of the caches: inputs that are read again, and what is kept.
-  const size_t row_bytes = input_bytes / rows + length * plan.buffers * sizeof(uint32_t);
   const auto wanted = static_cast<size_t>(std::max(call.launch.block, 0));
-  size_t batch = wanted > 0 ? wanted / length : kBatchBytes / std::max<size_t>(row_bytes, 1);
-  batch = std::clamp<size_t>(batch, 1, std::min(kMostRows, (rows + threads - 1) / threads));
-  // Threads take about 1 MiB of elements at a time.
-  const size_t batches = std::max<size_t>(1, kChunk / (batch * length));
-  const size_t chunk = std::min(batches * batch, (rows + threads - 1) / threads);
+  size_t chunk = std::max<size_t>(1, (wanted > 0 ? wanted : kChunk) / length);
+  chunk = std::min(chunk, (rows + threads - 1) / threads);
   const size_t chunks = (rows + chunk - 1) / chunk;
   Shelf<Walker> walkers;
   cpu::parallel_for(threads, chunks, [&](size_t c) {
-    auto walker = walkers.take([&] { return std::make_unique<Walker>(call, plan, stream, batch); });
+    auto walker = walkers.take([&] { return std::make_unique<Walker>(call, plan, stream); });
     walker->run(c * chunk, std::min((c + 1) * chunk, rows));
     if (stream) flush_streams();
     walkers.give(std::move(walker));
   });
+  auto& all = walkers.all();
+  cpu::parallel_for(std::min<int>(threads, static_cast<int>(all.size())), all.size(),
+                    [&](size_t w) {
+                      all[w]->finish();
+                      if (stream) flush_streams();
+                    });
 }
 
 }  // namespace zmlx::kernel

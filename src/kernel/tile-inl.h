@@ -143,6 +143,13 @@ inline void End(ZMLX_TILE_PARAMETERS) {
   ZMLX_GO_TO(step);
 }
 
+inline void FillTile(void* tile, uint32_t bits) {
+  const auto value = hn::Set(DU(), bits);
+  for (size_t v = 0; v < kTileVectors; ++v) {
+    hn::StoreU(value, DU(), static_cast<uint32_t*>(tile) + v * kLanes);
+  }
+}
+
 inline void RunSteps(const Step* step) {
   const VF zero = hn::Zero(DF());
   reinterpret_cast<TileStep>(step->kernel)(step, 0, zero, zero, zero, zero, zero, zero, zero, zero);

@@ -20,11 +20,14 @@ namespace zmlx::kernel {
 
 HWY_EXPORT(TileKernelTable);
 HWY_EXPORT(RunSteps);
+HWY_EXPORT(FillTile);
 HWY_EXPORT(EndReduction);
 
 const TileKernels& tile_kernels() { return HWY_DYNAMIC_DISPATCH(TileKernelTable)(); }
 
 void run_steps(const Step* first) { HWY_DYNAMIC_DISPATCH(RunSteps)(first); }
+
+void fill_tile(void* tile, uint32_t bits) { HWY_DYNAMIC_DISPATCH(FillTile)(tile, bits); }
 
 uint32_t end_reduction(Op op, Type type, const void* partials) {
   return HWY_DYNAMIC_DISPATCH(EndReduction)(op, type, partials);

@@ -72,6 +72,9 @@ const TileKernels& tile_kernels();
 /// Walks from the first step on.
 void run_steps(const Step* first);
 
+/// Fills a tile with equal elements.
+void fill_tile(void* tile, uint32_t bits);
+
 /// Reduces a tile of partial results to one number, as bits; the operation is one of a pass.
 uint32_t end_reduction(Op op, Type type, const void* partials);
 /// The bits of the number that changes nothing.

@@ -327,15 +327,16 @@ TileRunner::TileRunner(const Program& program, std::vector<TileInput> inputs,
       program_(program),
       tile_(kernels_.tile),
       outputs_(std::move(outputs)) {
+  for (const auto& out : outputs_) identities_.push_back(identity_bits(out.op, out.type));
   TileCompiler(*this, inputs, rest).run();
   for (size_t i = 0; i < program.constants.size(); ++i) {
-    std::fill_n(tile_at(i), tile_, program.constants[i]);
+    fill_tile(tile_at(i), program.constants[i]);
   }
   if (program.uniform_variables.empty()) prepare();
 }
 
 void TileRunner::set_uniform(size_t index, uint32_t bits) {
-  std::fill_n(tile_at(program_.constants.size() + index), tile_, bits);
+  fill_tile(tile_at(program_.constants.size() + index), bits);
 }
 
 void TileRunner::prepare() {
@@ -345,8 +346,7 @@ void TileRunner::prepare() {
 void TileRunner::begin() {
   for (size_t o = 0; o < outputs_.size(); ++o) {
     const auto& out = outputs_[o];
-    if (out.kind != TileOutput::Kind::reduce) continue;
-    std::fill_n(tile_at(partials_[o]), tile_, identity_bits(out.op, out.type));
+    if (out.kind == TileOutput::Kind::reduce) fill_tile(tile_at(partials_[o]), identities_[o]);
   }
 }
 
@@ -355,13 +355,34 @@ uint32_t TileRunner::result(size_t output) const {
   return end_reduction(out.op, out.type, memory_.get() + partials_[output] * tile_);
 }
 
+void TileRunner::place(const std::vector<Patch>& patches, const TilePorts& ports, Step* steps) {
+  for (const auto& [step, argument, is_output, index] : patches) {
+    steps[step].from[argument] = static_cast<uint8_t*>(
+        is_output ? ports.outputs[index] : const_cast<void*>(ports.inputs[index]));
+  }
+}
+
 void TileRunner::run(const void* const* inputs, void* const* outputs, size_t tiles) {
   if (tiles == 0) return;
-  for (const auto& [step, argument, is_output, index] : patches_) {
-    steps_[step].from[argument] =
-        static_cast<uint8_t*>(is_output ? outputs[index] : const_cast<void*>(inputs[index]));
-  }
+  place(patches_, {inputs, outputs}, steps_.data());
   steps_.back().distance = tiles * tile_ * sizeof(uint32_t);
+  run_steps(steps_.data());
+}
+
+JoinedRunner::JoinedRunner(const std::vector<TileRunner*>& runners) : runners_(runners) {
+  for (const auto* runner : runners) {
+    if (!steps_.empty()) steps_.pop_back();
+    first_.push_back(steps_.size());
+    steps_.insert(steps_.end(), runner->steps_.begin(), runner->steps_.end());
+  }
+  steps_.back().from[0] = reinterpret_cast<uint8_t*>(steps_.data());
+}
+
+void JoinedRunner::run(const TilePorts* ports, size_t tiles) {
+  for (size_t i = 0; i < runners_.size(); ++i) {
+    TileRunner::place(runners_[i]->patches_, ports[i], steps_.data() + first_[i]);
+  }
+  steps_.back().distance = tiles * runners_[0]->tile() * sizeof(uint32_t);
   run_steps(steps_.data());
 }
 

@@ -26,6 +26,13 @@ struct TileOutput {
   Type type = Type::float32;
 };
 
+/// Where the elements of each input are, readable to the end of the last tile, and memory for each
+/// output, or null for reductions.
+struct TilePorts {
+  const void* const* inputs;
+  void* const* outputs;
+};
+
 /// A program as steps on tiles, with memory of its own: one a thread.
 class TileRunner {
  public:
@@ -43,8 +50,7 @@ class TileRunner {
   void begin();
   uint32_t result(size_t output) const;
 
-  /// @param inputs   elements of each input, readable to the end of the last tile.
-  /// @param outputs  memory for each output, or null for reductions.
+  /// As TilePorts has it.
   void run(const void* const* inputs, void* const* outputs, size_t tiles);
 
   /// Elements of a tile.
@@ -52,23 +58,40 @@ class TileRunner {
 
  private:
   friend class TileCompiler;
+  friend class JoinedRunner;
   struct Patch {
     uint32_t step;
     uint8_t argument;
     bool is_output;
     uint16_t index;
   };
+  static void place(const std::vector<Patch>& patches, const TilePorts& ports, Step* steps);
   uint32_t* tile_at(size_t index) { return memory_.get() + index * tile_; }
 
   const TileKernels& kernels_;
   const Program& program_;
   const size_t tile_;
   std::vector<TileOutput> outputs_;
-  std::vector<size_t> partials_;  ///< by output, the tile of its partial results
+  std::vector<size_t> partials_;      ///< by output, the tile of its partial results
+  std::vector<uint32_t> identities_;  ///< by output, what a reduction begins with
   std::vector<Step> steps_, uniform_steps_;
   std::vector<Patch> patches_;
   /// Tiles: uniforms, registers, partial results and what reductions of a rest need.
   cpu::AlignedArray<uint32_t> memory_;
+};
+
+/// Programs that walk together, a tile of each after the other; of runners that outlive it.
+class JoinedRunner {
+ public:
+  explicit JoinedRunner(const std::vector<TileRunner*>& runners);
+
+  /// @param ports  of each runner, in their order.
+  void run(const TilePorts* ports, size_t tiles);
+
+ private:
+  std::vector<TileRunner*> runners_;
+  std::vector<size_t> first_;  ///< step of each runner
+  std::vector<Step> steps_;
 };
 
 /// Makes things that threads take and give back, so that each thread's is made once.
@@ -87,6 +110,8 @@ class Shelf {
     }
     return make();
   }
+  /// All of them, when no thread has one.
+  std::vector<std::unique_ptr<T>>& all() { return kept_; }
   void give(std::unique_ptr<T> item) {
     std::lock_guard lock(mutex_);
     kept_.push_back(std::move(item));
