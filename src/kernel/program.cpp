@@ -109,8 +109,8 @@ class Compiler {
     }
   }
 
-  /// Whether an operation and its argument i are one instruction: products and sums, and two
-  /// functions of neural networks.
+  /// Whether an operation and its argument i are one instruction: products and sums, and what
+  /// neural networks are full of.
   bool goes_into(NodeId inner, NodeId outer, int i) const {
     const Node& node = tree_[outer];
     if (into_[inner] >= 0) return false;
@@ -121,6 +121,8 @@ class Compiler {
         return node.op == Op::add && tree_.is_constant(node.args[1 - i], 1);
       case Op::softplus:
         return node.op == Op::tanh;
+      case Op::subtract:
+        return node.op == Op::exp;
       default:
         return false;
     }
@@ -131,8 +133,14 @@ class Compiler {
     const Node& node = tree_[id];
     if (into_[id] < 0) return {node.args.begin(), node.args.begin() + arity(node.op)};
     const Node& inner = tree_[node.args[into_[id]]];
-    if (inner.op != Op::multiply) return {inner.args[0]};
-    return {inner.args[0], inner.args[1], node.args[1 - into_[id]]};
+    switch (inner.op) {
+      case Op::multiply:
+        return {inner.args[0], inner.args[1], node.args[1 - into_[id]]};
+      case Op::subtract:
+        return {inner.args[0], inner.args[1]};
+      default:
+        return {inner.args[0]};
+    }
   }
 
   KernelIndex kernel(NodeId id) const {
@@ -141,6 +149,7 @@ class Compiler {
       const Op inner = tree_[node.args[into_[id]]].op;
       if (inner == Op::tanh) return kOnePlusTanh;
       if (inner == Op::softplus) return kTanhSoftplus;
+      if (inner == Op::subtract) return kExpDifference;
       if (node.op == Op::add) return kernel_index(Op::fused_multiply_add, Type::float32);
       return into_[id] == 0 ? kMultiplySubtract : kNegativeMultiplyAdd;
     }

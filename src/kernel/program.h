@@ -17,7 +17,8 @@ constexpr KernelIndex kMultiplySubtract = kCastKernels + 16;              ///< a
 constexpr KernelIndex kNegativeMultiplyAdd = kMultiplySubtract + 1;       ///< c - a * b
 constexpr KernelIndex kOnePlusTanh = kNegativeMultiplyAdd + 1;            ///< 1 + tanh(a)
 constexpr KernelIndex kTanhSoftplus = kOnePlusTanh + 1;                   ///< tanh(softplus(a))
-constexpr KernelIndex kKernels = kTanhSoftplus + 1;
+constexpr KernelIndex kExpDifference = kTanhSoftplus + 1;                 ///< exp(a - b)
+constexpr KernelIndex kKernels = kExpDifference + 1;
 
 constexpr KernelIndex kernel_index(Op op, Type argument) {
   return static_cast<KernelIndex>(static_cast<int>(op) * 4 + static_cast<int>(argument));

@@ -47,13 +47,30 @@ using VU = hn::Vec<DU>;
 using TileStep = void (*)(ZMLX_TILE_PARAMETERS);
 constexpr size_t kTileBytes = kTileVectors * kLanes * sizeof(float);
 
-/// A tile in memory.
+// Where an argument of a step is: `get(v, t)` is vector v of it, t being that of the tile in
+// registers.
+
+struct InTile {
+  static constexpr Place kPlace = Place::tile;
+  HWY_INLINE InTile(const Step*, int, size_t) {}
+  HWY_INLINE VF get(size_t, VF t) const { return t; }
+};
+
 struct InMemory {
+  static constexpr Place kPlace = Place::memory;
   HWY_INLINE InMemory(const Step* step, int argument, size_t offset)
       : at(reinterpret_cast<float*>(step->from[argument] + (offset & step->mask[argument]))) {}
-  HWY_INLINE VF operator[](size_t v) const { return hn::LoadU(DF(), at + v * kLanes); }
+  HWY_INLINE VF get(size_t v, VF) const { return hn::LoadU(DF(), at + v * kLanes); }
   HWY_INLINE void set(size_t v, VF value) const { hn::StoreU(value, DF(), at + v * kLanes); }
   float* at;
+};
+
+struct Uniform {
+  static constexpr Place kPlace = Place::uniform;
+  HWY_INLINE Uniform(const Step* step, int argument, size_t)
+      : value(hn::LoadU(DF(), reinterpret_cast<const float*>(step->from[argument]))) {}
+  HWY_INLINE VF get(size_t, VF) const { return value; }
+  VF value;
 };
 
 /// The same of 16-bit elements, half as far on.
@@ -63,7 +80,7 @@ HWY_INLINE uint8_t* HalvesInMemory(const Step* step, size_t offset) {
 
 inline void Load(ZMLX_TILE_PARAMETERS) {
   const InMemory m(step, 0, offset);
-#define ZMLX_DO(v, t) t = m[v];
+#define ZMLX_DO(v, t) t = m.get(v, t);
   ZMLX_FOR_TILE(ZMLX_DO)
 #undef ZMLX_DO
   ZMLX_NEXT;
@@ -130,7 +147,8 @@ void Fetch(ZMLX_TILE_PARAMETERS) {
 
 inline void Keep(ZMLX_TILE_PARAMETERS) {
   const InMemory mask(step, 0, offset), other(step, 1, offset);
-#define ZMLX_DO(v, t) t = hn::Or(hn::And(mask[v], t), hn::AndNot(mask[v], other[v]));
+#define ZMLX_DO(v, t) \
+  t = hn::Or(hn::And(mask.get(v, t), t), hn::AndNot(mask.get(v, t), other.get(v, t)));
   ZMLX_FOR_TILE(ZMLX_DO)
 #undef ZMLX_DO
   ZMLX_NEXT;

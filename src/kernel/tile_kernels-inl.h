@@ -101,6 +101,7 @@ ZMLX_FAR_UNARY(AtanhF, Atanh(a))
 ZMLX_UNARY(ErfF, Erf(a))
 ZMLX_UNARY(SigmoidF, Sigmoid(a))
 ZMLX_UNARY(SoftplusF, Softplus(a))
+ZMLX_BINARY(ExpDifferenceF, Exp(hn::Sub(a, b)))
 ZMLX_UNARY(OnePlusTanhF, OnePlusTanh(a))
 ZMLX_UNARY(TanhSoftplusF, TanhSoftplus(a))
 ZMLX_UNARY(FloorF, hn::Floor(a))
@@ -204,69 +205,34 @@ using ShiftLeftI = ByLane<uint32_t, uint32_t, ShiftLeft>;
 using ShiftRightI = ByLane<int32_t, int32_t, ShiftRightInt>;
 using ShiftRightU = ByLane<uint32_t, uint32_t, ShiftRightUint>;
 
-// The steps: `m`, `n` are arguments in memory. The vectors are spelled out by macros, as lambdas
-// that were not inlined would keep the last call from being a jump.
+// The steps. The vectors are spelled out by macros, as lambdas that were not inlined would keep the
+// last call from being a jump.
 
-template <class F>
+template <class F, class A>
 void Unary(ZMLX_TILE_PARAMETERS) {
-#define ZMLX_DO(v, t) t = F::Of(t);
+  const A a(step, 0, offset);
+#define ZMLX_DO(v, t) t = F::Of(a.get(v, t));
   ZMLX_FOR_TILE(ZMLX_DO)
 #undef ZMLX_DO
   ZMLX_NEXT;
 }
 
-template <class F>
-void BinaryFirst(ZMLX_TILE_PARAMETERS) {
-  const InMemory m(step, 1, offset);
-#define ZMLX_DO(v, t) t = F::Of(t, m[v]);
-  ZMLX_FOR_TILE(ZMLX_DO)
-#undef ZMLX_DO
-  ZMLX_NEXT;
-}
-template <class F>
-void BinarySecond(ZMLX_TILE_PARAMETERS) {
-  const InMemory m(step, 0, offset);
-#define ZMLX_DO(v, t) t = F::Of(m[v], t);
-  ZMLX_FOR_TILE(ZMLX_DO)
-#undef ZMLX_DO
-  ZMLX_NEXT;
-}
-template <class F>
-void BinaryBoth(ZMLX_TILE_PARAMETERS) {
-#define ZMLX_DO(v, t) t = F::Of(t, t);
+template <class F, class A, class B>
+void Binary(ZMLX_TILE_PARAMETERS) {
+  const A a(step, 0, offset);
+  const B b(step, 1, offset);
+#define ZMLX_DO(v, t) t = F::Of(a.get(v, t), b.get(v, t));
   ZMLX_FOR_TILE(ZMLX_DO)
 #undef ZMLX_DO
   ZMLX_NEXT;
 }
 
-template <class F>
-void TernaryFirst(ZMLX_TILE_PARAMETERS) {
-  const InMemory m(step, 1, offset), n(step, 2, offset);
-#define ZMLX_DO(v, t) t = F::Of(t, m[v], n[v]);
-  ZMLX_FOR_TILE(ZMLX_DO)
-#undef ZMLX_DO
-  ZMLX_NEXT;
-}
-template <class F>
-void TernarySecond(ZMLX_TILE_PARAMETERS) {
-  const InMemory m(step, 0, offset), n(step, 2, offset);
-#define ZMLX_DO(v, t) t = F::Of(m[v], t, n[v]);
-  ZMLX_FOR_TILE(ZMLX_DO)
-#undef ZMLX_DO
-  ZMLX_NEXT;
-}
-template <class F>
-void TernaryThird(ZMLX_TILE_PARAMETERS) {
-  const InMemory m(step, 0, offset), n(step, 1, offset);
-#define ZMLX_DO(v, t) t = F::Of(m[v], n[v], t);
-  ZMLX_FOR_TILE(ZMLX_DO)
-#undef ZMLX_DO
-  ZMLX_NEXT;
-}
-template <class F>
-void TernaryFirstAndSecond(ZMLX_TILE_PARAMETERS) {
-  const InMemory m(step, 2, offset);
-#define ZMLX_DO(v, t) t = F::Of(t, t, m[v]);
+template <class F, class A, class B, class C>
+void Ternary(ZMLX_TILE_PARAMETERS) {
+  const A a(step, 0, offset);
+  const B b(step, 1, offset);
+  const C c(step, 2, offset);
+#define ZMLX_DO(v, t) t = F::Of(a.get(v, t), b.get(v, t), c.get(v, t));
   ZMLX_FOR_TILE(ZMLX_DO)
 #undef ZMLX_DO
   ZMLX_NEXT;
@@ -275,7 +241,7 @@ void TernaryFirstAndSecond(ZMLX_TILE_PARAMETERS) {
 template <class F>
 void Reduce(ZMLX_TILE_PARAMETERS) {
   const InMemory m(step, 0, offset);
-#define ZMLX_DO(v, t) m.set(v, F::Of(m[v], t));
+#define ZMLX_DO(v, t) m.set(v, F::Of(m.get(v, t), t));
   ZMLX_FOR_TILE(ZMLX_DO)
 #undef ZMLX_DO
   ZMLX_NEXT;
@@ -290,27 +256,39 @@ class Table {
 
   template <class F>
   void unary(size_t index) {
-    table_.operations[index][kFirst] = Erased(&Unary<F>);
+    set<InTile>(index, &Unary<F, InTile>);
+    set<InMemory>(index, &Unary<F, InMemory>);
   }
   template <class F>
   void binary(size_t index) {
-    auto* modes = table_.operations[index];
-    modes[kFirst] = Erased(&BinaryFirst<F>);
-    modes[kSecond] = Erased(&BinarySecond<F>);
-    modes[kBoth] = Erased(&BinaryBoth<F>);
+    far_binary<F>(index);
+    set<InMemory, InMemory>(index, &Binary<F, InMemory, InMemory>);
+    set<InTile, Uniform>(index, &Binary<F, InTile, Uniform>);
+    set<Uniform, InTile>(index, &Binary<F, Uniform, InTile>);
+    set<InMemory, Uniform>(index, &Binary<F, InMemory, Uniform>);
+    set<Uniform, InMemory>(index, &Binary<F, Uniform, InMemory>);
   }
   template <class F>
   void ternary(size_t index) {
-    auto* modes = table_.operations[index];
-    modes[kFirst] = Erased(&TernaryFirst<F>);
-    modes[kSecond] = Erased(&TernarySecond<F>);
-    modes[kThird] = Erased(&TernaryThird<F>);
+    thirds<F, InTile, InTile>(index);
+    thirds<F, InTile, InMemory>(index);
+    thirds<F, InTile, Uniform>(index);
+    thirds<F, InMemory, InTile>(index);
+    thirds<F, InMemory, InMemory>(index);
+    thirds<F, InMemory, Uniform>(index);
+    thirds<F, Uniform, InTile>(index);
+    thirds<F, Uniform, InMemory>(index);
   }
-  /// Those whose first two arguments may be the same.
+  /// Operations that take so long that a step more or less does not matter.
   template <class F>
-  void product(size_t index) {
-    ternary<F>(index);
-    table_.operations[index][kFirstAndSecond] = Erased(&TernaryFirstAndSecond<F>);
+  void far_unary(size_t index) {
+    set<InTile>(index, &Unary<F, InTile>);
+  }
+  template <class F>
+  void far_binary(size_t index) {
+    set<InTile, InTile>(index, &Binary<F, InTile, InTile>);
+    set<InTile, InMemory>(index, &Binary<F, InTile, InMemory>);
+    set<InMemory, InTile>(index, &Binary<F, InMemory, InTile>);
   }
   template <class F>
   void reduction(Op op, Type type) {
@@ -319,6 +297,17 @@ class Table {
   void move(Move move, TileStep step) { table_.moves[static_cast<size_t>(move)] = Erased(step); }
 
  private:
+  template <class... Arguments>
+  void set(size_t index, TileStep step) {
+    table_.operations[index][place_index({Arguments::kPlace...})] = Erased(step);
+  }
+  template <class F, class A, class B>
+  void thirds(size_t index) {
+    set<A, B, InTile>(index, &Ternary<F, A, B, InTile>);
+    set<A, B, InMemory>(index, &Ternary<F, A, B, InMemory>);
+    set<A, B, Uniform>(index, &Ternary<F, A, B, Uniform>);
+  }
+
   TileKernels& table_;
 };
 
@@ -328,13 +317,13 @@ inline void AddFloatOperations(Table table) {
   table.binary<SubF>(at(Op::subtract));
   table.binary<MulF>(at(Op::multiply));
   table.binary<DivF>(at(Op::divide));
-  table.binary<RemF>(at(Op::remainder));
+  table.far_binary<RemF>(at(Op::remainder));
   table.unary<NegF>(at(Op::negate));
   table.binary<MinF>(at(Op::minimum));
   table.binary<MaxF>(at(Op::maximum));
   table.unary<AbsF>(at(Op::absolute));
-  table.binary<PowF>(at(Op::power));
-  table.binary<Atan2F>(at(Op::atan2));
+  table.far_binary<PowF>(at(Op::power));
+  table.far_binary<Atan2F>(at(Op::atan2));
   table.binary<CopySignF>(at(Op::copy_sign));
   table.binary<EqF>(at(Op::equal));
   table.binary<NeF>(at(Op::not_equal));
@@ -352,18 +341,18 @@ inline void AddFloatOperations(Table table) {
   table.unary<Log1pF>(at(Op::log1p));
   table.unary<SqrtF>(at(Op::sqrt));
   table.unary<RsqrtF>(at(Op::rsqrt));
-  table.unary<SinF>(at(Op::sin));
-  table.unary<CosF>(at(Op::cos));
-  table.unary<TanF>(at(Op::tan));
-  table.unary<AsinF>(at(Op::asin));
-  table.unary<AcosF>(at(Op::acos));
-  table.unary<AtanF>(at(Op::atan));
-  table.unary<SinhF>(at(Op::sinh));
-  table.unary<CoshF>(at(Op::cosh));
+  table.far_unary<SinF>(at(Op::sin));
+  table.far_unary<CosF>(at(Op::cos));
+  table.far_unary<TanF>(at(Op::tan));
+  table.far_unary<AsinF>(at(Op::asin));
+  table.far_unary<AcosF>(at(Op::acos));
+  table.far_unary<AtanF>(at(Op::atan));
+  table.far_unary<SinhF>(at(Op::sinh));
+  table.far_unary<CoshF>(at(Op::cosh));
   table.unary<TanhF>(at(Op::tanh));
-  table.unary<AsinhF>(at(Op::asinh));
-  table.unary<AcoshF>(at(Op::acosh));
-  table.unary<AtanhF>(at(Op::atanh));
+  table.far_unary<AsinhF>(at(Op::asinh));
+  table.far_unary<AcoshF>(at(Op::acosh));
+  table.far_unary<AtanhF>(at(Op::atanh));
   table.unary<ErfF>(at(Op::erf));
   table.unary<SigmoidF>(at(Op::sigmoid));
   table.unary<SoftplusF>(at(Op::softplus));
@@ -384,10 +373,10 @@ inline void AddIntegerOperations(Table table) {
   table.binary<SubI>(of_uint(Op::subtract));
   table.binary<MulI>(of_int(Op::multiply));
   table.binary<MulI>(of_uint(Op::multiply));
-  table.binary<DivI>(of_int(Op::divide));
-  table.binary<DivU>(of_uint(Op::divide));
-  table.binary<RemI>(of_int(Op::remainder));
-  table.binary<RemU>(of_uint(Op::remainder));
+  table.far_binary<DivI>(of_int(Op::divide));
+  table.far_binary<DivU>(of_uint(Op::divide));
+  table.far_binary<RemI>(of_int(Op::remainder));
+  table.far_binary<RemU>(of_uint(Op::remainder));
   table.unary<NegI>(of_int(Op::negate));
   table.unary<NegI>(of_uint(Op::negate));
   table.binary<MinI>(of_int(Op::minimum));
@@ -404,10 +393,10 @@ inline void AddIntegerOperations(Table table) {
   table.binary<XorI>(of_uint(Op::bit_xor));
   table.unary<NotI>(of_int(Op::bit_not));
   table.unary<NotI>(of_uint(Op::bit_not));
-  table.binary<ShiftLeftI>(of_int(Op::shift_left));
-  table.binary<ShiftLeftI>(of_uint(Op::shift_left));
-  table.binary<ShiftRightI>(of_int(Op::shift_right));
-  table.binary<ShiftRightU>(of_uint(Op::shift_right));
+  table.far_binary<ShiftLeftI>(of_int(Op::shift_left));
+  table.far_binary<ShiftLeftI>(of_uint(Op::shift_left));
+  table.far_binary<ShiftRightI>(of_int(Op::shift_right));
+  table.far_binary<ShiftRightU>(of_uint(Op::shift_right));
   table.binary<EqI>(of_int(Op::equal));
   table.binary<EqI>(of_uint(Op::equal));
   table.binary<NeI>(of_int(Op::not_equal));
@@ -439,13 +428,14 @@ inline void AddOtherOperations(Table table) {
   table.unary<IntToFloat>(cast(Type::int32, Type::float32));
   table.unary<ToBoolI>(cast(Type::uint32, Type::boolean));
   table.unary<Same>(cast(Type::uint32, Type::int32));
-  table.unary<UintToFloat>(cast(Type::uint32, Type::float32));
+  table.far_unary<UintToFloat>(cast(Type::uint32, Type::float32));
   table.unary<ToBoolF>(cast(Type::float32, Type::boolean));
   table.unary<FloatToInt>(cast(Type::float32, Type::int32));
-  table.unary<FloatToUint>(cast(Type::float32, Type::uint32));
-  table.product<FmaF>(kernel_index(Op::fused_multiply_add, Type::float32));
-  table.product<FmsF>(kMultiplySubtract);
-  table.product<FnmaF>(kNegativeMultiplyAdd);
+  table.far_unary<FloatToUint>(cast(Type::float32, Type::uint32));
+  table.ternary<FmaF>(kernel_index(Op::fused_multiply_add, Type::float32));
+  table.ternary<FmsF>(kMultiplySubtract);
+  table.ternary<FnmaF>(kNegativeMultiplyAdd);
+  table.binary<ExpDifferenceF>(kExpDifference);
   table.unary<OnePlusTanhF>(kOnePlusTanh);
   table.unary<TanhSoftplusF>(kTanhSoftplus);
 }

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include "kernel/program.h"
 
@@ -48,18 +49,26 @@ enum class Move : uint8_t {
 };
 constexpr size_t kMoves = static_cast<size_t>(Move::end) + 1;
 
-/// Which arguments of an operation are the tile; the others are in memory.
-enum TileMode : uint8_t {
-  kFirst = 0,          ///< argument 0
-  kSecond = 1,         ///< argument 1
-  kBoth = 2,           ///< both of two
-  kThird = 2,          ///< argument 2 of three
-  kFirstAndSecond = 3  ///< of three
+/// Where an argument of an operation is.
+enum class Place : uint8_t {
+  tile,     ///< in registers, from the step before
+  memory,   ///< as a tile
+  uniform,  ///< the same for all elements; in memory as a tile, too
 };
+constexpr size_t kPlaces = 27;
+/// Of up to three arguments' places.
+constexpr size_t place_index(std::initializer_list<Place> places) {
+  size_t index = 0, unit = 1;
+  for (Place place : places) {
+    index += unit * static_cast<size_t>(place);
+    unit *= 3;
+  }
+  return index;
+}
 
 struct TileKernels {
-  /// By KernelIndex and mode; null where there is none.
-  StepKernel operations[kKernels][4] = {};
+  /// By KernelIndex and `place_index`; null where there is none.
+  StepKernel operations[kKernels][kPlaces] = {};
   StepKernel moves[kMoves] = {};
   /// By `kernel_index`: from[0] = op(from[0], tile).
   StepKernel reductions[kCastKernels] = {};

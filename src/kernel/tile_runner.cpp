@@ -21,37 +21,35 @@ Move by_storage(Move of_floats, Storage storage) {
 
 /// What an instruction becomes: a step that leaves its result in the tile.
 struct Line {
-  const StepKernel* modes;
+  const StepKernel* steps;  ///< by `place_index`
   uint8_t arguments;
   Operand args[3];
   Operand out;
   bool loads_halves = false;  ///< of the input args[0]
 };
 
-/// The mode of a step whose argument `held` is the tile, if there is one for all the places where
-/// the argument stands.
-std::optional<TileMode> mode_for(const Line& line, const Operand& held) {
-  if (line.loads_halves) return std::nullopt;
-  unsigned places = 0;
-  for (int i = 0; i < line.arguments; ++i) places |= same(line.args[i], held) ? 1u << i : 0;
-  std::optional<TileMode> mode;
-  switch (places) {
-    case 1:
-      mode = kFirst;
-      break;
-    case 2:
-      mode = kSecond;
-      break;
-    case 3:
-      mode = line.arguments == 2 ? kBoth : kFirstAndSecond;
-      break;
-    case 4:
-      mode = kThird;
-      break;
-    default:
-      return std::nullopt;
+/// The step for arguments of which `held` is the tile and all others are in memory, or null.
+StepKernel step_for(const Line& line, const std::optional<Operand>& held) {
+  if (line.loads_halves) return nullptr;
+  size_t in_tile = 0, uniforms[3] = {}, units[3] = {1, 3, 9};
+  for (int i = 0; i < line.arguments; ++i) {
+    if (held && same(line.args[i], *held)) continue;
+    in_tile += units[i] * static_cast<size_t>(Place::memory);
+    if (line.args[i].kind == Operand::Kind::uniform) uniforms[i] = units[i];
   }
-  return line.modes[*mode] ? mode : std::nullopt;
+  // Uniforms are tiles in memory as well.
+  for (size_t some : {uniforms[0] + uniforms[1] + uniforms[2], uniforms[1] + uniforms[2],
+                      uniforms[0] + uniforms[2], uniforms[0] + uniforms[1], uniforms[2],
+                      uniforms[1], uniforms[0], size_t{0}}) {
+    if (line.steps[in_tile + some]) return line.steps[in_tile + some];
+  }
+  return nullptr;
+}
+
+bool uses(const Line& line, const std::optional<Operand>& held) {
+  if (!held) return false;
+  return std::any_of(line.args, line.args + line.arguments,
+                     [&](const Operand& arg) { return same(arg, *held); });
 }
 
 }  // namespace
@@ -138,7 +136,7 @@ class TileCompiler {
         if (kind == Operand::Kind::input) last_read = l;
         if (kind != Operand::Kind::block) continue;
         const size_t d = defined[index];
-        if (d + 1 != l || !mode_for(line, line.args[i])) stored_[d] = true;
+        if (d + 1 != l || !step_for(line, line.args[i])) stored_[d] = true;
       }
       defined[line.out.index] = l;
     }
@@ -195,16 +193,13 @@ class TileCompiler {
       step.kernel = move(by_storage(Move::load, storage));
       refer(step, 0, line.args[0]);
     } else {
-      auto mode = held_ ? mode_for(line, *held_) : std::nullopt;
-      if (!mode) {
-        // The one that is loaded may stand in several places.
-        int first = 0;
-        while (!(mode = mode_for(line, line.args[first])) && first + 1 < line.arguments) ++first;
-        load(line.args[first]);
-        // All else is in memory: any of the places will do.
-        if (!mode) mode = kFirst;
+      if (uses(line, held_)) step.kernel = step_for(line, held_);
+      if (!step.kernel) step.kernel = step_for(line, std::nullopt);
+      if (!step.kernel) {
+        // With the first argument in the tile there is one for every operation.
+        load(line.args[0]);
+        step.kernel = step_for(line, held_);
       }
-      step.kernel = line.modes[*mode];
       for (int i = 0; i < line.arguments; ++i) refer(step, i, line.args[i]);
     }
     flush(step);
