@@ -39,6 +39,11 @@ HWY_INLINE auto Holds(VF condition) {
   struct name {                                          \
     static HWY_INLINE VF Of(VF a) { return expression; } \
   };
+/// Of several vectors at a time.
+#define ZMLX_LONG_UNARY(name, expression)                            \
+  struct name {                                                      \
+    static HWY_INLINE Together Of(Together a) { return expression; } \
+  };
 /// The same, but eight copies are not worth their size.
 #define ZMLX_FAR_UNARY(name, expression)                   \
   struct name {                                            \
@@ -77,7 +82,7 @@ ZMLX_FAR_BINARY(Atan2F, Atan2(a, b))
 ZMLX_BINARY(CopySignF, hn::CopySign(a, b))
 ZMLX_UNARY(NegF, hn::Neg(a))
 ZMLX_UNARY(AbsF, hn::Abs(a))
-ZMLX_UNARY(ExpF, Exp(a))
+ZMLX_LONG_UNARY(ExpF, Exp(a))
 ZMLX_UNARY(Exp2F, Exp2(a))
 ZMLX_UNARY(Expm1F, Expm1(a))
 ZMLX_UNARY(LogF, Log(a))
@@ -94,16 +99,18 @@ ZMLX_FAR_UNARY(AcosF, Acos(a))
 ZMLX_FAR_UNARY(AtanF, Atan(a))
 ZMLX_FAR_UNARY(SinhF, Sinh(a))
 ZMLX_FAR_UNARY(CoshF, Cosh(a))
-ZMLX_UNARY(TanhF, Tanh(a))
+ZMLX_LONG_UNARY(TanhF, Tanh(a))
 ZMLX_FAR_UNARY(AsinhF, Asinh(a))
 ZMLX_FAR_UNARY(AcoshF, Acosh(a))
 ZMLX_FAR_UNARY(AtanhF, Atanh(a))
 ZMLX_UNARY(ErfF, Erf(a))
-ZMLX_UNARY(SigmoidF, Sigmoid(a))
+ZMLX_LONG_UNARY(SigmoidF, Sigmoid(a))
 ZMLX_UNARY(SoftplusF, Softplus(a))
-ZMLX_BINARY(ExpDifferenceF, Exp(hn::Sub(a, b)))
-ZMLX_UNARY(OnePlusTanhF, OnePlusTanh(a))
-ZMLX_UNARY(TanhSoftplusF, TanhSoftplus(a))
+struct ExpDifferenceF {
+  static HWY_INLINE Together Of(Together a, Together b) { return Exp(Sub(a, b)); }
+};
+ZMLX_LONG_UNARY(OnePlusTanhF, OnePlusTanh(a))
+ZMLX_LONG_UNARY(TanhSoftplusF, TanhSoftplus(a))
 ZMLX_UNARY(FloorF, hn::Floor(a))
 ZMLX_UNARY(CeilF, hn::Ceil(a))
 ZMLX_UNARY(TruncF, hn::Trunc(a))
@@ -217,6 +224,44 @@ void Unary(ZMLX_TILE_PARAMETERS) {
   ZMLX_NEXT;
 }
 
+// Of kTogether vectors at a time.
+#define ZMLX_ARGUMENT(x, at, first) \
+  Together at;                      \
+  for (size_t i = 0; i < kTogether; ++i) at.v[i] = x.get(first + i, tile[first + i])
+#define ZMLX_RESULT(value, first) \
+  for (size_t i = 0; i < kTogether; ++i) tile[first + i] = value.v[i]
+#define ZMLX_FROM_TILE                                                                \
+  v0 = tile[0], v1 = tile[1], v2 = tile[2], v3 = tile[3], v4 = tile[4], v5 = tile[5], \
+  v6 = tile[6], v7 = tile[7]
+
+template <class F, class A>
+void LongUnary(ZMLX_TILE_PARAMETERS) {
+  const A a(step, 0, offset);
+  VF tile[kTileVectors] = {ZMLX_TILE};
+  for (size_t first = 0; first < kTileVectors; first += kTogether) {
+    ZMLX_ARGUMENT(a, x, first);
+    const Together result = F::Of(x);
+    ZMLX_RESULT(result, first);
+  }
+  ZMLX_FROM_TILE;
+  ZMLX_NEXT;
+}
+
+template <class F, class A, class B>
+void LongBinary(ZMLX_TILE_PARAMETERS) {
+  const A a(step, 0, offset);
+  const B b(step, 1, offset);
+  VF tile[kTileVectors] = {ZMLX_TILE};
+  for (size_t first = 0; first < kTileVectors; first += kTogether) {
+    ZMLX_ARGUMENT(a, x, first);
+    ZMLX_ARGUMENT(b, y, first);
+    const Together result = F::Of(x, y);
+    ZMLX_RESULT(result, first);
+  }
+  ZMLX_FROM_TILE;
+  ZMLX_NEXT;
+}
+
 template <class F, class A, class B>
 void Binary(ZMLX_TILE_PARAMETERS) {
   const A a(step, 0, offset);
@@ -279,6 +324,20 @@ class Table {
     thirds<F, Uniform, InTile>(index);
     thirds<F, Uniform, InMemory>(index);
   }
+  template <class F>
+  void long_unary(size_t index) {
+    set<InTile>(index, &LongUnary<F, InTile>);
+    set<InMemory>(index, &LongUnary<F, InMemory>);
+  }
+  template <class F>
+  void long_binary(size_t index) {
+    set<InTile, InTile>(index, &LongBinary<F, InTile, InTile>);
+    set<InTile, InMemory>(index, &LongBinary<F, InTile, InMemory>);
+    set<InMemory, InTile>(index, &LongBinary<F, InMemory, InTile>);
+    set<InMemory, InMemory>(index, &LongBinary<F, InMemory, InMemory>);
+    set<InTile, Uniform>(index, &LongBinary<F, InTile, Uniform>);
+    set<InMemory, Uniform>(index, &LongBinary<F, InMemory, Uniform>);
+  }
   /// Operations that take so long that a step more or less does not matter.
   template <class F>
   void far_unary(size_t index) {
@@ -332,7 +391,7 @@ inline void AddFloatOperations(Table table) {
   table.unary<IsNanF>(at(Op::is_nan));
   table.unary<IsInfF>(at(Op::is_inf));
   table.unary<IsFiniteF>(at(Op::is_finite));
-  table.unary<ExpF>(at(Op::exp));
+  table.long_unary<ExpF>(at(Op::exp));
   table.unary<Exp2F>(at(Op::exp2));
   table.unary<Expm1F>(at(Op::expm1));
   table.unary<LogF>(at(Op::log));
@@ -349,12 +408,12 @@ inline void AddFloatOperations(Table table) {
   table.far_unary<AtanF>(at(Op::atan));
   table.far_unary<SinhF>(at(Op::sinh));
   table.far_unary<CoshF>(at(Op::cosh));
-  table.unary<TanhF>(at(Op::tanh));
+  table.long_unary<TanhF>(at(Op::tanh));
   table.far_unary<AsinhF>(at(Op::asinh));
   table.far_unary<AcoshF>(at(Op::acosh));
   table.far_unary<AtanhF>(at(Op::atanh));
   table.unary<ErfF>(at(Op::erf));
-  table.unary<SigmoidF>(at(Op::sigmoid));
+  table.long_unary<SigmoidF>(at(Op::sigmoid));
   table.unary<SoftplusF>(at(Op::softplus));
   table.unary<FloorF>(at(Op::floor));
   table.unary<CeilF>(at(Op::ceil));
@@ -435,9 +494,9 @@ inline void AddOtherOperations(Table table) {
   table.ternary<FmaF>(kernel_index(Op::fused_multiply_add, Type::float32));
   table.ternary<FmsF>(kMultiplySubtract);
   table.ternary<FnmaF>(kNegativeMultiplyAdd);
-  table.binary<ExpDifferenceF>(kExpDifference);
-  table.unary<OnePlusTanhF>(kOnePlusTanh);
-  table.unary<TanhSoftplusF>(kTanhSoftplus);
+  table.long_binary<ExpDifferenceF>(kExpDifference);
+  table.long_unary<OnePlusTanhF>(kOnePlusTanh);
+  table.long_unary<TanhSoftplusF>(kTanhSoftplus);
 }
 
 inline void AddReductions(Table table) {
