@@ -118,8 +118,9 @@ double operations(const Program& program) {
   double total = 0;
   for (const auto& instruction : program.code) {
     const auto op = static_cast<Op>(instruction.kernel / 4);
-    const bool function = (op >= Op::power && op <= Op::softplus && op != Op::copy_sign) ||
-                          instruction.kernel >= kOnePlusTanh;
+    const bool function =
+        (op >= Op::power && op <= Op::softplus && op != Op::copy_sign) ||
+        (instruction.kernel >= kOnePlusTanh && instruction.kernel <= kExpDifference);
     total += function ? 20 : 1;
   }
   return total;

@@ -18,7 +18,12 @@ constexpr KernelIndex kNegativeMultiplyAdd = kMultiplySubtract + 1;       ///< c
 constexpr KernelIndex kOnePlusTanh = kNegativeMultiplyAdd + 1;            ///< 1 + tanh(a)
 constexpr KernelIndex kTanhSoftplus = kOnePlusTanh + 1;                   ///< tanh(softplus(a))
 constexpr KernelIndex kExpDifference = kTanhSoftplus + 1;                 ///< exp(a - b)
-constexpr KernelIndex kKernels = kExpDifference + 1;
+constexpr KernelIndex kScaledSquare = kExpDifference + 1;                 ///< (b * a) * a
+/// ((a * b + c[0]) * b + c[1]) ...: with 2 to kMostCoefficients coefficients, which are uniforms
+/// one after the other from c on.
+constexpr KernelIndex kHorner = kScaledSquare + 1;
+constexpr size_t kMostCoefficients = 9;
+constexpr KernelIndex kKernels = static_cast<KernelIndex>(kHorner + kMostCoefficients - 1);
 
 constexpr KernelIndex kernel_index(Op op, Type argument) {
   return static_cast<KernelIndex>(static_cast<int>(op) * 4 + static_cast<int>(argument));

@@ -8,6 +8,7 @@
 #endif
 
 #include <cstring>
+#include <utility>
 
 #include "hwy/highway.h"
 #include "kernel/tile-inl.h"
@@ -117,6 +118,8 @@ ZMLX_UNARY(TruncF, hn::Trunc(a))
 ZMLX_UNARY(RoundF, RoundAway(a))
 ZMLX_UNARY(RintF, hn::Round(a))
 ZMLX_UNARY(SignF, Sign(a))
+/// (b * a) * a.
+ZMLX_BINARY(ScaledSquareF, hn::Mul(hn::Mul(b, a), a))
 ZMLX_TERNARY(FmaF, hn::MulAdd(a, b, c))
 ZMLX_TERNARY(FmsF, hn::MulSub(a, b, c))
 ZMLX_TERNARY(FnmaF, hn::NegMulAdd(a, b, c))
@@ -283,12 +286,35 @@ void Ternary(ZMLX_TILE_PARAMETERS) {
   ZMLX_NEXT;
 }
 
+/// (a * x + c[0]) * x + c[1] ... with kCount coefficients from from[2] on, a tile apart.
+template <class A, class X, size_t kCount>
+void Horner(ZMLX_TILE_PARAMETERS) {
+  const A a(step, 0, offset);
+  const X x(step, 1, offset);
+  const auto* c = reinterpret_cast<const float*>(step->from[2]);
+  const VF tile[kTileVectors] = {ZMLX_TILE};
+  VF at[kTileVectors], sum[kTileVectors];
+  for (size_t v = 0; v < kTileVectors; ++v) {
+    at[v] = x.get(v, tile[v]);
+    sum[v] = a.get(v, tile[v]);
+  }
+  for (size_t i = 0; i < kCount; ++i) {
+    const VF coefficient = hn::LoadU(DF(), c + i * kTileVectors * kLanes);
+    for (size_t v = 0; v < kTileVectors; ++v) sum[v] = hn::MulAdd(sum[v], at[v], coefficient);
+  }
+  v0 = sum[0], v1 = sum[1], v2 = sum[2], v3 = sum[3];
+  v4 = sum[4], v5 = sum[5], v6 = sum[6], v7 = sum[7];
+  ZMLX_NEXT;
+}
+
+/// from[0] = op(from[0], the tile's vectors), one vector: loading and storing as many as the tile
+/// has would take longer than the operations.
 template <class F>
 void Reduce(ZMLX_TILE_PARAMETERS) {
-  const InMemory m(step, 0, offset);
-#define ZMLX_DO(v, t) m.set(v, F::Of(m.get(v, t), t));
-  ZMLX_FOR_TILE(ZMLX_DO)
-#undef ZMLX_DO
+  auto* at = reinterpret_cast<float*>(step->from[0]);
+  const VF low = F::Of(F::Of(v0, v1), F::Of(v2, v3));
+  const VF high = F::Of(F::Of(v4, v5), F::Of(v6, v7));
+  hn::StoreU(F::Of(hn::LoadU(DF(), at), F::Of(low, high)), DF(), at);
   ZMLX_NEXT;
 }
 
@@ -338,6 +364,11 @@ class Table {
     set<InTile, Uniform>(index, &LongBinary<F, InTile, Uniform>);
     set<InMemory, Uniform>(index, &LongBinary<F, InMemory, Uniform>);
   }
+  void polynomials() {
+    [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
+      (polynomial<kIndex + 2>(), ...);
+    }(std::make_index_sequence<kMostCoefficients - 1>());
+  }
   /// Operations that take so long that a step more or less does not matter.
   template <class F>
   void far_unary(size_t index) {
@@ -359,6 +390,16 @@ class Table {
   template <class... Arguments>
   void set(size_t index, TileStep step) {
     table_.operations[index][place_index({Arguments::kPlace...})] = Erased(step);
+  }
+  template <size_t kCount>
+  void polynomial() {
+    constexpr size_t kIndex = kHorner + kCount - 2;
+    set<InTile, InMemory, Uniform>(kIndex, &Horner<InTile, InMemory, kCount>);
+    set<InMemory, InTile, Uniform>(kIndex, &Horner<InMemory, InTile, kCount>);
+    set<InMemory, InMemory, Uniform>(kIndex, &Horner<InMemory, InMemory, kCount>);
+    set<Uniform, InTile, Uniform>(kIndex, &Horner<Uniform, InTile, kCount>);
+    set<Uniform, InMemory, Uniform>(kIndex, &Horner<Uniform, InMemory, kCount>);
+    set<InTile, InTile, Uniform>(kIndex, &Horner<InTile, InTile, kCount>);
   }
   template <class F, class A, class B>
   void thirds(size_t index) {
@@ -494,6 +535,8 @@ inline void AddOtherOperations(Table table) {
   table.ternary<FmaF>(kernel_index(Op::fused_multiply_add, Type::float32));
   table.ternary<FmsF>(kMultiplySubtract);
   table.ternary<FnmaF>(kNegativeMultiplyAdd);
+  table.binary<ScaledSquareF>(kScaledSquare);
+  table.polynomials();
   table.long_binary<ExpDifferenceF>(kExpDifference);
   table.long_unary<OnePlusTanhF>(kOnePlusTanh);
   table.long_unary<TanhSoftplusF>(kTanhSoftplus);

@@ -70,7 +70,7 @@ struct TileKernels {
   /// By KernelIndex and `place_index`; null where there is none.
   StepKernel operations[kKernels][kPlaces] = {};
   StepKernel moves[kMoves] = {};
-  /// By `kernel_index`: from[0] = op(from[0], tile).
+  /// By `kernel_index`: from[0] = op(from[0], tile), a vector of partial results.
   StepKernel reductions[kCastKernels] = {};
   size_t tile = 0;  ///< elements
 };
@@ -84,7 +84,7 @@ void run_steps(const Step* first);
 /// Fills a tile with equal elements.
 void fill_tile(void* tile, uint32_t bits);
 
-/// Reduces a tile of partial results to one number, as bits; the operation is one of a pass.
+/// Reduces a vector of partial results to one number, as bits; the operation is one of a pass.
 uint32_t end_reduction(Op op, Type type, const void* partials);
 /// The bits of the number that changes nothing.
 uint32_t identity_bits(Op op, Type type);

@@ -1,4 +1,4 @@
-// The end of a reduction: from a tile of partial results to one number.
+// The end of a reduction: from a vector of partial results to one number.
 
 #if defined(ZMLX_KERNEL_TILE_REDUCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ZMLX_KERNEL_TILE_REDUCE_INL_H_
@@ -15,13 +15,9 @@ namespace zmlx::kernel::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class F>
-HWY_INLINE uint32_t ReduceTile(const float* from) {
+HWY_INLINE uint32_t ReduceVector(const float* from) {
   const DF df;
-  static_assert(kTileVectors == 8);
-  const auto at = [&](size_t v) HWY_ATTR { return hn::LoadU(df, from + v * kLanes); };
-  const VF a = F::Of(F::Of(at(0), at(1)), F::Of(at(2), at(3)));
-  const VF b = F::Of(F::Of(at(4), at(5)), F::Of(at(6), at(7)));
-  VF sum = F::Of(a, b);
+  VF sum = hn::LoadU(df, from);
 #if HWY_MAX_BYTES > 16
   if constexpr (kLanes == 16) sum = F::Of(sum, hn::ConcatUpperUpper(df, sum, sum));
   if constexpr (kLanes >= 8) sum = F::Of(sum, hn::SwapAdjacentBlocks(sum));
@@ -37,23 +33,23 @@ inline uint32_t EndReduction(Op op, Type type, const void* partials) {
   const bool is_float = type == Type::float32, is_uint = type == Type::uint32;
   switch (op) {
     case Op::add:
-      return is_float ? ReduceTile<AddF>(from) : ReduceTile<AddI>(from);
+      return is_float ? ReduceVector<AddF>(from) : ReduceVector<AddI>(from);
     case Op::multiply:
-      return is_float ? ReduceTile<MulF>(from) : ReduceTile<MulI>(from);
+      return is_float ? ReduceVector<MulF>(from) : ReduceVector<MulI>(from);
     case Op::maximum:
-      return is_float  ? ReduceTile<MaxF>(from)
-             : is_uint ? ReduceTile<MaxU>(from)
-                       : ReduceTile<MaxI>(from);
+      return is_float  ? ReduceVector<MaxF>(from)
+             : is_uint ? ReduceVector<MaxU>(from)
+                       : ReduceVector<MaxI>(from);
     case Op::minimum:
-      return is_float  ? ReduceTile<MinF>(from)
-             : is_uint ? ReduceTile<MinU>(from)
-                       : ReduceTile<MinI>(from);
+      return is_float  ? ReduceVector<MinF>(from)
+             : is_uint ? ReduceVector<MinU>(from)
+                       : ReduceVector<MinI>(from);
     case Op::bit_and:
-      return ReduceTile<AndI>(from);
+      return ReduceVector<AndI>(from);
     case Op::bit_or:
-      return ReduceTile<OrI>(from);
+      return ReduceVector<OrI>(from);
     default:
-      return ReduceTile<XorI>(from);
+      return ReduceVector<XorI>(from);
   }
 }
 

@@ -341,7 +341,8 @@ void TileRunner::prepare() {
 void TileRunner::begin() {
   for (size_t o = 0; o < outputs_.size(); ++o) {
     const auto& out = outputs_[o];
-    if (out.kind == TileOutput::Kind::reduce) fill_tile(tile_at(partials_[o]), identities_[o]);
+    if (out.kind == TileOutput::Kind::reduce)
+      std::fill_n(tile_at(partials_[o]), kBlockUnit, identities_[o]);
   }
 }
 
