@@ -77,7 +77,7 @@ class Walker {
   void run(size_t begin, size_t end) {
     for (size_t row = begin; row < end; ++row) {
       advance(row);
-      if (!joined_) drain();
+      if (!joined_ && stages_.size() > 1) drain();
     }
   }
 

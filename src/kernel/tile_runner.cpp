@@ -52,6 +52,12 @@ bool uses(const Line& line, const std::optional<Operand>& held) {
                      [&](const Operand& arg) { return same(arg, *held); });
 }
 
+/// Whether the first argument stands in another place, too, so that loading it once is worth a step.
+bool repeats(const Line& line) {
+  return std::any_of(line.args + 1, line.args + std::max<int>(line.arguments, 1),
+                     [&](const Operand& arg) { return same(arg, line.args[0]); });
+}
+
 }  // namespace
 
 /// Turns instructions into steps: a result stays in the tile for the instruction after, and goes to
@@ -194,11 +200,12 @@ class TileCompiler {
       refer(step, 0, line.args[0]);
     } else {
       if (uses(line, held_)) step.kernel = step_for(line, held_);
-      if (!step.kernel) step.kernel = step_for(line, std::nullopt);
+      if (!step.kernel && !repeats(line)) step.kernel = step_for(line, std::nullopt);
       if (!step.kernel) {
         // With the first argument in the tile there is one for every operation.
         load(line.args[0]);
         step.kernel = step_for(line, held_);
+        if (!step.kernel) step.kernel = step_for(line, std::nullopt);
       }
       for (int i = 0; i < line.arguments; ++i) refer(step, i, line.args[i]);
     }
