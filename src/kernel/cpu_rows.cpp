@@ -56,11 +56,14 @@ class Walker {
       gathers_ = gathers_ || (!per_row && !contiguous_[n]);
     }
     for (size_t s = 0; s < plan.sweeps.size() + !plan.element_outputs.empty(); ++s) add_stage(s);
+    for (const auto& pass : call.formula.passes) {
+      plain_.push_back(pass.init == identity_of(*pass.op, pass.type));
+    }
     rows_.assign(stages_.size(), kNone);
     join();
-    slots_ = stages_.size() + 1;
+    slots_ = std::bit_ceil(stages_.size() + 1);
     results_.resize(call.formula.variables() * slots_);
-    kept_slots_ = std::max<size_t>(joined_ ? stages_.size() - 1 : 1, 1);
+    kept_slots_ = std::bit_ceil(std::max<size_t>(joined_ ? stages_.size() - 1 : 1, 1));
     kept_ =
         cpu::allocate_aligned<uint32_t>(std::max<size_t>(kept_slots_ * padded_ * plan.buffers, 1));
     copies_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + call.outputs.size()) * block_);
@@ -77,7 +80,7 @@ class Walker {
   void run(size_t begin, size_t end) {
     for (size_t row = begin; row < end; ++row) {
       advance(row);
-      if (!joined_ && stages_.size() > 1) drain();
+      if (!joined_) drain();
     }
   }
 
@@ -114,7 +117,7 @@ class Walker {
     for (size_t n = 0; n < call_.inputs.size(); ++n) {
       if (!call_.formula.per_row[n]) row_bytes += size_of(call_.inputs[n].storage);
     }
-    if (stages_.size() < 2 || gathers_ || whole_ == 0) return;
+    if (stages_.empty() || gathers_ || whole_ == 0) return;
     if (row_bytes * length_ * stages_.size() > kCacheBytes) return;
     std::vector<TileRunner*> runners;
     for (auto& stage : stages_) runners.insert(runners.begin(), stage.whole.get());
@@ -169,7 +172,7 @@ class Walker {
   /// What was kept of the row that a stage is at work on. The last stage reads a tile before the
   /// first writes that of a later row to the same place.
   uint32_t* buffer(int b, size_t s) {
-    const size_t slot = (turn_ - s) % kept_slots_;
+    const size_t slot = (turn_ - s) & (kept_slots_ - 1);
     return kept_.get() + (static_cast<size_t>(b) * kept_slots_ + slot) * padded_;
   }
   uint32_t* copy(size_t index) { return copies_.get() + index * block_; }
@@ -177,7 +180,7 @@ class Walker {
     return results_[static_cast<size_t>(variable) * slots_ + slot];
   }
   /// Of the row that a stage is at work on: rows take slots in turn.
-  size_t slot(size_t s) const { return (turn_ - s) % slots_; }
+  size_t slot(size_t s) const { return (turn_ - s) & (slots_ - 1); }
   static uint8_t* element(const void* data, Storage storage, size_t at) {
     return static_cast<uint8_t*>(const_cast<void*>(data)) + at * size_of(storage);
   }
@@ -245,7 +248,7 @@ class Walker {
       const auto& pass = call_.formula.passes[k];
       uint32_t bits = stage.whole->result(i);
       if (stage.rest) bits = both(pass, bits, stage.rest->result(i));
-      value(call_.formula.result(k), slot(s)) = with_init(pass, bits);
+      value(call_.formula.result(k), slot(s)) = plain_[k] ? bits : with_init(pass, bits);
     }
   }
 
@@ -348,14 +351,15 @@ class Walker {
   /// Elements: of a row, of a tile, of a row in whole tiles and rounded up to them, of copies.
   const size_t length_, tile_, whole_, padded_, block_;
   std::vector<bool> contiguous_;  ///< by input
+  std::vector<bool> plain_;       ///< by pass, whether it begins with nothing
   bool gathers_ = false;
   std::vector<Stage> stages_;
   std::unique_ptr<JoinedRunner> joined_;
   std::vector<size_t> rows_;  ///< that the stages are at work on
   std::vector<TilePorts> ports_;
-  size_t slots_ = 0, kept_slots_ = 0;
-  size_t turn_ = size_t{1} << 20;  ///< counts rows; more than there are stages
-  std::vector<uint32_t> results_;  ///< by variable and slot: inputs of a row, results of passes
+  size_t slots_ = 0, kept_slots_ = 0;  ///< powers of two
+  size_t turn_ = size_t{1} << 20;      ///< counts rows; more than there are stages
+  std::vector<uint32_t> results_;      ///< by variable and slot: inputs of a row, results of passes
   cpu::AlignedArray<uint32_t> kept_, copies_;
   std::vector<int64_t> rows_shape_;
   /// Rows that wait for what is one a row: their numbers, by variable.

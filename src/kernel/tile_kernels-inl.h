@@ -318,6 +318,21 @@ void Reduce(ZMLX_TILE_PARAMETERS) {
   ZMLX_NEXT;
 }
 
+/// From a vector of partial results to the bits of one.
+template <class F>
+uint32_t EndReduction(const void* partials) {
+  const DF df;
+  VF sum = hn::LoadU(df, static_cast<const float*>(partials));
+#if HWY_MAX_BYTES > 16
+  if constexpr (kLanes == 16) sum = F::Of(sum, hn::ConcatUpperUpper(df, sum, sum));
+  if constexpr (kLanes >= 8) sum = F::Of(sum, hn::SwapAdjacentBlocks(sum));
+#endif
+  static_assert(kLanes == 4 || kLanes == 8 || kLanes == 16);
+  sum = F::Of(sum, hn::Shuffle1032(sum));
+  sum = F::Of(sum, hn::Shuffle2301(sum));
+  return hn::GetLane(AsUint(sum));
+}
+
 inline StepKernel Erased(TileStep step) { return reinterpret_cast<StepKernel>(step); }
 
 /// Fills a table.
@@ -383,6 +398,7 @@ class Table {
   template <class F>
   void reduction(Op op, Type type) {
     table_.reductions[kernel_index(op, type)] = Erased(&Reduce<F>);
+    table_.ends[kernel_index(op, type)] = &EndReduction<F>;
   }
   void move(Move move, TileStep step) { table_.moves[static_cast<size_t>(move)] = Erased(step); }
 
@@ -585,6 +601,8 @@ inline const TileKernels& TileKernelTable() {
     AddOtherOperations(Table(made));
     AddReductions(Table(made));
     AddMoves(Table(made));
+    made.run = &RunSteps;
+    made.fill = &FillTile;
     made.tile = kTileVectors * kLanes;
     return made;
   }();

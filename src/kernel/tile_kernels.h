@@ -72,20 +72,18 @@ struct TileKernels {
   StepKernel moves[kMoves] = {};
   /// By `kernel_index`: from[0] = op(from[0], tile), a vector of partial results.
   StepKernel reductions[kCastKernels] = {};
+  /// The same: from a vector of partial results to the bits of one.
+  uint32_t (*ends[kCastKernels])(const void* partials) = {};
+  /// Walks from the first step on.
+  void (*run)(const Step* first) = nullptr;
+  /// Fills a tile with equal elements.
+  void (*fill)(void* tile, uint32_t bits) = nullptr;
   size_t tile = 0;  ///< elements
 };
 
 /// The table for the instruction set in use.
 const TileKernels& tile_kernels();
 
-/// Walks from the first step on.
-void run_steps(const Step* first);
-
-/// Fills a tile with equal elements.
-void fill_tile(void* tile, uint32_t bits);
-
-/// Reduces a vector of partial results to one number, as bits; the operation is one of a pass.
-uint32_t end_reduction(Op op, Type type, const void* partials);
 /// The bits of the number that changes nothing.
 uint32_t identity_bits(Op op, Type type);
 

@@ -52,7 +52,8 @@ bool uses(const Line& line, const std::optional<Operand>& held) {
                      [&](const Operand& arg) { return same(arg, *held); });
 }
 
-/// Whether the first argument stands in another place, too, so that loading it once is worth a step.
+/// Whether the first argument stands in another place, too, so that loading it once is worth a
+/// step.
 bool repeats(const Line& line) {
   return std::any_of(line.args + 1, line.args + std::max<int>(line.arguments, 1),
                      [&](const Operand& arg) { return same(arg, line.args[0]); });
@@ -329,20 +330,23 @@ TileRunner::TileRunner(const Program& program, std::vector<TileInput> inputs,
       program_(program),
       tile_(kernels_.tile),
       outputs_(std::move(outputs)) {
-  for (const auto& out : outputs_) identities_.push_back(identity_bits(out.op, out.type));
+  for (const auto& out : outputs_) {
+    identities_.push_back(identity_bits(out.op, out.type));
+    ends_.push_back(kernels_.ends[kernel_index(out.op, out.type)]);
+  }
   TileCompiler(*this, inputs, rest).run();
   for (size_t i = 0; i < program.constants.size(); ++i) {
-    fill_tile(tile_at(i), program.constants[i]);
+    kernels_.fill(tile_at(i), program.constants[i]);
   }
   if (program.uniform_variables.empty()) prepare();
 }
 
 void TileRunner::set_uniform(size_t index, uint32_t bits) {
-  fill_tile(tile_at(program_.constants.size() + index), bits);
+  kernels_.fill(tile_at(program_.constants.size() + index), bits);
 }
 
 void TileRunner::prepare() {
-  if (!uniform_steps_.empty()) run_steps(uniform_steps_.data());
+  if (!uniform_steps_.empty()) kernels_.run(uniform_steps_.data());
 }
 
 void TileRunner::begin() {
@@ -354,8 +358,7 @@ void TileRunner::begin() {
 }
 
 uint32_t TileRunner::result(size_t output) const {
-  const auto& out = outputs_[output];
-  return end_reduction(out.op, out.type, memory_.get() + partials_[output] * tile_);
+  return ends_[output](memory_.get() + partials_[output] * tile_);
 }
 
 void TileRunner::place(const std::vector<Patch>& patches, const TilePorts& ports, Step* steps) {
@@ -369,7 +372,7 @@ void TileRunner::run(const void* const* inputs, void* const* outputs, size_t til
   if (tiles == 0) return;
   place(patches_, {inputs, outputs}, steps_.data());
   steps_.back().distance = tiles * tile_ * sizeof(uint32_t);
-  run_steps(steps_.data());
+  kernels_.run(steps_.data());
 }
 
 JoinedRunner::JoinedRunner(const std::vector<TileRunner*>& runners) : runners_(runners) {
@@ -386,7 +389,7 @@ void JoinedRunner::run(const TilePorts* ports, size_t tiles) {
     TileRunner::place(runners_[i]->patches_, ports[i], steps_.data() + first_[i]);
   }
   steps_.back().distance = tiles * runners_[0]->tile() * sizeof(uint32_t);
-  run_steps(steps_.data());
+  runners_[0]->kernels_.run(steps_.data());
 }
 
 }  // namespace zmlx::kernel

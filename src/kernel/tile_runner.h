@@ -74,6 +74,7 @@ class TileRunner {
   std::vector<TileOutput> outputs_;
   std::vector<size_t> partials_;      ///< by output, the tile of its partial results
   std::vector<uint32_t> identities_;  ///< by output, what a reduction begins with
+  std::vector<uint32_t (*)(const void*)> ends_;
   std::vector<Step> steps_, uniform_steps_;
   std::vector<Patch> patches_;
   /// Tiles: uniforms, registers, partial results and what reductions of a rest need.
