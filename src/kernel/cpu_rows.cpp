@@ -63,7 +63,8 @@ class Walker {
     join();
     slots_ = std::bit_ceil(stages_.size() + 1);
     results_.resize(call.formula.variables() * slots_);
-    kept_slots_ = std::bit_ceil(std::max<size_t>(joined_ ? stages_.size() - 1 : 1, 1));
+    kept_slots_ = std::bit_ceil(joined_ ? longest_kept() : 1);
+    moves_ = kept_slots_ == 1;
     kept_ =
         cpu::allocate_aligned<uint32_t>(std::max<size_t>(kept_slots_ * padded_ * plan.buffers, 1));
     copies_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + call.outputs.size()) * block_);
@@ -122,6 +123,36 @@ class Walker {
     std::vector<TileRunner*> runners;
     for (auto& stage : stages_) runners.insert(runners.begin(), stage.whole.get());
     joined_ = std::make_unique<JoinedRunner>(runners);
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      std::vector<size_t> inputs, outputs;
+      for (int number : stages_[s].program->inputs) {
+        const bool kept = number >= plan_.first_buffer;
+        inputs.push_back(kept ? 0 : length_ * size_of(call_.inputs[number].storage));
+      }
+      if (s == plan_.sweeps.size()) {
+        for (size_t o : plan_.element_outputs) {
+          outputs.push_back(length_ * size_of(call_.outputs[o].storage));
+        }
+      }
+      outputs.resize(stages_[s].outputs.size());
+      joined_->set_strides(stages_.size() - 1 - s, inputs, outputs);
+    }
+  }
+
+  /// For how many stages something is kept at most.
+  size_t longest_kept() const {
+    size_t longest = 1;
+    for (size_t from = 0; from < plan_.sweeps.size(); ++from) {
+      for (int b : plan_.sweeps[from].kept) {
+        for (size_t to = from + 1; to < stages_.size(); ++to) {
+          const auto& inputs = stages_[to].program->inputs;
+          const bool reads =
+              std::find(inputs.begin(), inputs.end(), plan_.first_buffer + b) != inputs.end();
+          if (reads) longest = std::max(longest, to - from);
+        }
+      }
+    }
+    return longest;
   }
 
   std::unique_ptr<TileRunner> make(const Program& program, size_t s, size_t rest) const {
@@ -194,6 +225,7 @@ class Walker {
   /// Takes every row under way through a stage, and begins another.
   void advance(size_t row) {
     ++turn_;
+    in_sequence_ = row != kNone && row == rows_[0] + 1 ? in_sequence_ + 1 : 0;
     std::move_backward(rows_.begin(), rows_.end() - 1, rows_.end());
     rows_[0] = row;
     if (row != kNone) read_row_inputs(row);
@@ -202,7 +234,10 @@ class Walker {
       if (rows_[s] != kNone) begin(s);
       all = all && rows_[s] != kNone;
     }
-    if (joined_ && all) {
+    if (joined_ && all && moves_ && in_sequence_ > stages_.size()) {
+      // Every stage moves on by a row.
+      joined_->run_next();
+    } else if (joined_ && all) {
       ports_.clear();
       for (size_t s = stages_.size(); s-- > 0;) {
         place(s, 0, whole_, false);
@@ -356,6 +391,8 @@ class Walker {
   std::vector<Stage> stages_;
   std::unique_ptr<JoinedRunner> joined_;
   std::vector<size_t> rows_;  ///< that the stages are at work on
+  size_t in_sequence_ = 0;    ///< how many rows have followed each other
+  bool moves_ = false;        ///< whether what is kept stays in its place from row to row
   std::vector<TilePorts> ports_;
   size_t slots_ = 0, kept_slots_ = 0;  ///< powers of two
   size_t turn_ = size_t{1} << 20;      ///< counts rows; more than there are stages

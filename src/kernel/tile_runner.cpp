@@ -392,4 +392,17 @@ void JoinedRunner::run(const TilePorts* ports, size_t tiles) {
   runners_[0]->kernels_.run(steps_.data());
 }
 
+void JoinedRunner::set_strides(size_t runner, const std::vector<size_t>& inputs,
+                               const std::vector<size_t>& outputs) {
+  for (const auto& [step, argument, is_output, index] : runners_[runner]->patches_) {
+    const size_t stride = is_output ? outputs[index] : inputs[index];
+    if (stride != 0) moving_.push_back({&steps_[first_[runner] + step].from[argument], stride});
+  }
+}
+
+void JoinedRunner::run_next() {
+  for (const auto& [at, stride] : moving_) *at += stride;
+  runners_[0]->kernels_.run(steps_.data());
+}
+
 }  // namespace zmlx::kernel

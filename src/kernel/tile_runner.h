@@ -89,8 +89,19 @@ class JoinedRunner {
   /// @param ports  of each runner, in their order.
   void run(const TilePorts* ports, size_t tiles);
 
+  /// How many bytes further on each input and output of a runner is in the next run.
+  void set_strides(size_t runner, const std::vector<size_t>& inputs,
+                   const std::vector<size_t>& outputs);
+  /// The run after another, of as many tiles.
+  void run_next();
+
  private:
+  struct Moving {
+    uint8_t** at;
+    size_t stride;
+  };
   std::vector<TileRunner*> runners_;
+  std::vector<Moving> moving_;
   std::vector<size_t> first_;  ///< step of each runner
   std::vector<Step> steps_;
 };
