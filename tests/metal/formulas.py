@@ -95,6 +95,7 @@ class Formulas:
 
     def __init__(self, calls, options=PLAIN, change=lambda text: text):
         launches = list({c.launch["text"]: c.launch for c in calls}.values())
+        include_folder()  # fetches MLX's headers, which two threads must not do at once
         # One for each of two cores.
         parts = [part for part in (launches[::2], launches[1::2]) if part]
         self._found = {}
