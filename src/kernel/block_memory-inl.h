@@ -11,7 +11,7 @@
 
 #include "cpu/scalar-inl.h"
 #include "hwy/highway.h"
-#include "kernel/block_kernels.h"
+#include "kernel/block_memory.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace zmlx::kernel::HWY_NAMESPACE {
@@ -45,46 +45,12 @@ inline void LoadBlock(Storage storage, Type type, const void* from, size_t count
   for (size_t i = count; i < PaddedCount(count); ++i) floats[i] = 0;
 }
 
-/// Two vectors at a time, so that 16-bit results fill a vector.
-template <Storage kStorage>
-HWY_INLINE void StreamBlock(const float* from, size_t count, void* to) {
-  const DF df;
-  constexpr size_t kStep = 2 * kLanes;
-  static_assert(kStep <= 2 * kBlockUnit);
-  size_t i = 0;
-  for (; i + kStep <= count; i += kStep) {
-    const auto a = hn::Load(df, from + i);
-    const auto b = hn::Load(df, from + i + kLanes);
-    if constexpr (kStorage == Storage::f32) {
-      hn::Stream(a, df, static_cast<float*>(to) + i);
-      hn::Stream(b, df, static_cast<float*>(to) + i + kLanes);
-    } else {
-      constexpr auto kType = kStorage == Storage::f16 ? cpu::Scalar::f16 : cpu::Scalar::bf16;
-      const hn::Repartition<uint16_t, DF> d16;
-      hn::Stream(hn::Combine(d16, Halves<kType>(b), Halves<kType>(a)), d16,
-                 static_cast<uint16_t*>(to) + i);
-    }
-  }
-  if (i < count) {
-    constexpr auto kType = kStorage == Storage::f32   ? cpu::Scalar::f32
-                           : kStorage == Storage::f16 ? cpu::Scalar::f16
-                                                      : cpu::Scalar::bf16;
-    FloatsTo<kType>(from + i, count - i, static_cast<uint8_t*>(to) + i * size_of(kStorage));
-  }
-}
-
-inline void StoreBlock(Storage storage, const void* block, size_t count, void* to, bool stream) {
+inline void StoreBlock(Storage storage, const void* block, size_t count, void* to) {
   const auto* floats = static_cast<const float*>(block);
-  constexpr size_t kVectorBytes = kLanes * sizeof(float);
-  stream = stream && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
   if (storage == Storage::f16) {
-    stream ? StreamBlock<Storage::f16>(floats, count, to)
-           : FloatsTo<cpu::Scalar::f16>(floats, count, to);
+    FloatsTo<cpu::Scalar::f16>(floats, count, to);
   } else if (storage == Storage::bf16) {
-    stream ? StreamBlock<Storage::bf16>(floats, count, to)
-           : FloatsTo<cpu::Scalar::bf16>(floats, count, to);
-  } else if (stream) {
-    StreamBlock<Storage::f32>(floats, count, to);
+    FloatsTo<cpu::Scalar::bf16>(floats, count, to);
   } else {
     std::memcpy(to, block, count * 4);
   }

@@ -4,30 +4,30 @@
 #include <cstring>
 
 #include "cpu/parallel.h"
-#include "kernel/block_runner.h"
 #include "kernel/cpu_rows.h"
+#include "kernel/tile_runner.h"
 
 namespace zmlx::kernel {
 
 namespace {
 
-/// Rows that go together, and elements of each that are turned over at a time.
-constexpr size_t kLanesAtOnce = 128;
+/// Rows that go together, at least a tile, and elements of each that are turned over at a time.
+constexpr size_t kLanesAtOnce = kMostTile;
 constexpr size_t kTile = 64;
 
 class Columns {
  public:
   Columns(const RowCall& call, const ColumnPlan& plan)
       : call_(call), plan_(plan), length_(call.length()), variables_(call.formula.variables()) {
-    for (const auto& update : plan.updates) updates_.emplace_back(update, kLanesAtOnce);
-    outputs_.emplace_back(plan.elements, kLanesAtOnce);
-    outputs_.emplace_back(plan.rows, kLanesAtOnce);
+    for (const auto& update : plan.updates) updates_.push_back(runner(update));
+    outputs_.push_back(runner(plan.elements));
+    outputs_.push_back(runner(plan.rows));
     const size_t per_input = kTile * kLanesAtOnce;
     tiles_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + 1) * per_input);
     values_ = cpu::allocate_aligned<uint32_t>(variables_ * kLanesAtOnce);
     line_ = cpu::allocate_aligned<uint32_t>(kTile + 2 * kBlockUnit);
-    results_ = cpu::allocate_aligned<uint32_t>(kTile * kLanesAtOnce *
-                                               std::max<size_t>(plan.element_outputs.size(), 1));
+    results_ = cpu::allocate_aligned<uint32_t>(
+        kTile * kLanesAtOnce * (plan.element_outputs.size() + plan.row_outputs.size()));
     rows_shape_.assign(call.shape.begin(), call.shape.end() - 1);
     if (rows_shape_.empty()) rows_shape_.push_back(1);
   }
@@ -36,7 +36,8 @@ class Columns {
   void run(size_t first, size_t count) {
     first_ = first;
     count_ = count;
-    padded_ = (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
+    const size_t tile = outputs_[0]->tile();
+    padded_ = (count + tile - 1) / tile * tile;
     for (size_t n = 0; n < call_.inputs.size(); ++n) {
       if (call_.formula.per_row[n])
         read_block(call_.inputs[n], rows_shape_, first, count, value(n));
@@ -76,6 +77,24 @@ class Columns {
     return pointers_.data();
   }
 
+  /// Of blocks in and out.
+  std::unique_ptr<TileRunner> runner(const Program& program) const {
+    const auto& formula = call_.formula;
+    std::vector<TileInput> inputs;
+    for (int number : program.inputs) {
+      const auto n = static_cast<size_t>(number);
+      const size_t pass = n < formula.names.size() ? 0 : (n - formula.names.size()) / 4;
+      const Type type = n < formula.names.size() ? formula.types[n] : formula.passes[pass].type;
+      inputs.push_back({block_storage(type), type});
+    }
+    return std::make_unique<TileRunner>(program, std::move(inputs),
+                                        std::vector<TileOutput>(program.outputs.size()));
+  }
+
+  void run(TileRunner& runner, const Program& program, size_t column, void* const* to) {
+    runner.run(arguments(program, column), to, padded_ / runner.tile());
+  }
+
   void pass(size_t k) {
     const auto& formula = call_.formula;
     auto* accumulator = value(formula.accumulator(k));
@@ -84,8 +103,8 @@ class Columns {
       const size_t width = std::min(kTile, length_ - start);
       load(start, width);
       for (size_t j = 0; j < width; ++j) {
-        updates_[k].run(arguments(plan_.updates[k], j), padded_);
-        std::memcpy(accumulator, updates_[k].output(0), padded_ * sizeof(uint32_t));
+        void* out = accumulator;
+        run(*updates_[k], plan_.updates[k], j, &out);
       }
     }
     std::memcpy(value(formula.result(k)), accumulator, padded_ * sizeof(uint32_t));
@@ -97,11 +116,11 @@ class Columns {
       const size_t width = std::min(kTile, length_ - start);
       load(start, width);
       for (size_t j = 0; j < width; ++j) {
-        outputs_[0].run(arguments(plan_.elements, j), padded_);
+        std::vector<void*> to;
         for (size_t o = 0; o < outputs; ++o) {
-          std::memcpy(results_.get() + (o * kTile + j) * kLanesAtOnce, outputs_[0].output(o),
-                      padded_ * sizeof(uint32_t));
+          to.push_back(results_.get() + (o * kTile + j) * kLanesAtOnce);
         }
+        run(*outputs_[0], plan_.elements, j, to.data());
       }
       for (size_t o = 0; o < outputs; ++o) {
         const auto& out = call_.outputs[plan_.element_outputs[o]];
@@ -111,18 +130,22 @@ class Columns {
           }
           const size_t at = (first_ + r) * length_ + start;
           store_block(out.storage, line_.get(), width,
-                      static_cast<uint8_t*>(out.data) + at * size_of(out.storage), false);
+                      static_cast<uint8_t*>(out.data) + at * size_of(out.storage));
         }
       }
     }
   }
 
   void write_rows() {
-    outputs_[1].run(arguments(plan_.rows, 0), padded_);
+    std::vector<void*> to;
+    for (size_t o = 0; o < plan_.row_outputs.size(); ++o) {
+      to.push_back(results_.get() + o * kLanesAtOnce);
+    }
+    run(*outputs_[1], plan_.rows, 0, to.data());
     for (size_t o = 0; o < plan_.row_outputs.size(); ++o) {
       const auto& out = call_.outputs[plan_.row_outputs[o]];
-      store_block(out.storage, outputs_[1].output(o), count_,
-                  static_cast<uint8_t*>(out.data) + first_ * size_of(out.storage), false);
+      store_block(out.storage, to[o], count_,
+                  static_cast<uint8_t*>(out.data) + first_ * size_of(out.storage));
     }
   }
 
@@ -131,7 +154,7 @@ class Columns {
   const size_t length_, variables_;
   size_t first_ = 0, count_ = 0, padded_ = 0;
   size_t loaded_ = SIZE_MAX, loaded_first_ = SIZE_MAX;
-  std::vector<BlockRunner> updates_, outputs_;
+  std::vector<std::unique_ptr<TileRunner>> updates_, outputs_;
   cpu::AlignedArray<uint32_t> tiles_, values_, line_, results_;
   std::vector<int64_t> rows_shape_;
   std::vector<const void*> pointers_;

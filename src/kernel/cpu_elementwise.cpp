@@ -1,65 +1,114 @@
 #include "kernel/cpu_elementwise.h"
 
 #include <algorithm>
-#include <optional>
+#include <cstring>
 
 #include "cpu/parallel.h"
-#include "kernel/block_runner.h"
+#include "kernel/tile_runner.h"
 
 namespace zmlx::kernel {
 
 namespace {
 
-/// Arrays beyond this size go past the caches: whoever reads them next finds none of them there.
-constexpr size_t kStreamBytes = size_t{32} << 20;
-/// Blocks that a thread takes at a time.
-constexpr size_t kBlocksAtOnce = 32;
+/// Elements that a thread takes at a time, and those that are read at a time from arrays with gaps.
+constexpr size_t kChunk = size_t{128} << 10, kGathered = 1024;
+/// Elements, for what is fetched into the caches ahead of its use.
+constexpr size_t kAhead = 1024;
 
+/// One thread's way through a call.
 class Range {
  public:
-  Range(const ElementwiseCall& call, size_t block, bool stream)
+  Range(const ElementwiseCall& call, bool stream)
       : call_(call),
-        stream_(stream),
-        runner_(call.program, block),
-        pointers_(call.inputs.size()),
-        copies_(cpu::allocate_aligned<uint32_t>(std::max<size_t>(call.inputs.size(), 1) *
-                                                (block + kBlockUnit))) {}
+        runner_(call.program, inputs_of(call, stream), outputs_of(call, stream)),
+        block_(std::max(kGathered, runner_.tile())),
+        inputs_(call.inputs.size()),
+        outputs_(call.outputs.size()),
+        copies_(
+            cpu::allocate_aligned<uint32_t>((call.inputs.size() + call.outputs.size()) * block_)) {
+    for (const auto& in : call.inputs) gathers_ = gathers_ || !is_contiguous(in);
+  }
 
   void run(size_t begin, size_t end) {
-    for (size_t at = begin; at < end; at += runner_.block()) {
-      block(at, std::min(runner_.block(), end - at));
-    }
-    if (stream_) flush_streams();
+    const size_t tile = runner_.tile();
+    const size_t whole = begin + (end - begin) / tile * tile;
+    const size_t step = gathers_ ? block_ : std::max(whole - begin, tile);
+    for (size_t at = begin; at < whole; at += step) tiles(at, std::min(step, whole - at));
+    if (whole < end) rest(whole, end - whole);
   }
 
  private:
-  void block(size_t start, size_t count) {
-    const bool whole = count % kBlockUnit == 0;
-    uint64_t ahead = 0;
-    for (size_t i = 0; i < call_.inputs.size(); ++i) {
-      const auto& in = call_.inputs[i];
-      const bool as_is = in.storage == Storage::f32 || in.type != Type::float32;
-      if (whole && as_is && is_contiguous(in)) {
-        pointers_[i] = static_cast<const uint32_t*>(in.data) + start;
-        if (i < 64 && stream_) ahead |= uint64_t{1} << i;
-        continue;
+  static std::vector<TileInput> inputs_of(const ElementwiseCall& call, bool stream) {
+    std::vector<TileInput> inputs;
+    for (const auto& in : call.inputs) {
+      if (is_contiguous(in)) {
+        inputs.push_back({in.storage, in.type, stream ? kAhead : 0});
+      } else {
+        inputs.push_back({block_storage(in.type), in.type});
       }
-      auto* copy = copies_.get() + i * (runner_.block() + kBlockUnit);
-      read_block(in, call_.shape, start, count, copy);
-      pointers_[i] = copy;
     }
-    runner_.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit, ahead);
-    for (size_t i = 0; i < call_.outputs.size(); ++i) {
-      const auto& out = call_.outputs[i];
-      store_block(out.storage, runner_.output(i), count,
-                  static_cast<uint8_t*>(out.data) + start * size_of(out.storage), stream_);
+    return inputs;
+  }
+  static std::vector<TileOutput> outputs_of(const ElementwiseCall& call, bool stream) {
+    std::vector<TileOutput> outputs;
+    for (const auto& out : call.outputs) {
+      const bool past = stream && reinterpret_cast<uintptr_t>(out.data) % kLineBytes == 0;
+      outputs.push_back({past ? TileOutput::Kind::stream : TileOutput::Kind::store, out.storage});
+    }
+    return outputs;
+  }
+
+  static const uint8_t* element(const void* data, Storage storage, size_t at) {
+    return static_cast<const uint8_t*>(data) + at * size_of(storage);
+  }
+  uint32_t* copy(size_t index) { return copies_.get() + index * block_; }
+
+  /// Whole tiles.
+  void tiles(size_t start, size_t count) {
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const auto& in = call_.inputs[i];
+      if (is_contiguous(in)) {
+        inputs_[i] = element(in.data, in.storage, start);
+      } else {
+        read_block(in, call_.shape, start, count, copy(i));
+        inputs_[i] = copy(i);
+      }
+    }
+    for (size_t o = 0; o < outputs_.size(); ++o) {
+      const auto& out = call_.outputs[o];
+      outputs_[o] = const_cast<uint8_t*>(element(out.data, out.storage, start));
+    }
+    runner_.run(inputs_.data(), outputs_.data(), count / runner_.tile());
+  }
+
+  /// Less than a tile, by way of copies.
+  void rest(size_t start, size_t count) {
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const auto& in = call_.inputs[i];
+      std::fill_n(copy(i), runner_.tile(), 0u);
+      if (is_contiguous(in)) {
+        std::memcpy(copy(i), element(in.data, in.storage, start), count * size_of(in.storage));
+      } else {
+        read_block(in, call_.shape, start, count, copy(i));
+      }
+      inputs_[i] = copy(i);
+    }
+    for (size_t o = 0; o < outputs_.size(); ++o) outputs_[o] = copy(inputs_.size() + o);
+    runner_.run(inputs_.data(), outputs_.data(), 1);
+    flush_streams();
+    for (size_t o = 0; o < outputs_.size(); ++o) {
+      const auto& out = call_.outputs[o];
+      std::memcpy(const_cast<uint8_t*>(element(out.data, out.storage, start)), outputs_[o],
+                  count * size_of(out.storage));
     }
   }
 
   const ElementwiseCall& call_;
-  const bool stream_;
-  BlockRunner runner_;
-  std::vector<const void*> pointers_;
+  TileRunner runner_;
+  const size_t block_;
+  bool gathers_ = false;
+  std::vector<const void*> inputs_;
+  std::vector<void*> outputs_;
   cpu::AlignedArray<uint32_t> copies_;
 };
 
@@ -69,7 +118,9 @@ double operations(const Program& program) {
   double total = 0;
   for (const auto& instruction : program.code) {
     const auto op = static_cast<Op>(instruction.kernel / 4);
-    const bool function = op >= Op::power && op <= Op::softplus && op != Op::copy_sign;
+    const bool function =
+        (op >= Op::power && op <= Op::softplus && op != Op::copy_sign) ||
+        (instruction.kernel >= kOnePlusTanh && instruction.kernel <= kExpDifference);
     total += function ? 20 : 1;
   }
   return total;
@@ -85,17 +136,20 @@ void run_elementwise(const ElementwiseCall& given) {
   for (const auto& out : call.outputs) bytes += size * size_of(out.storage);
   for (const auto& in : call.inputs) bytes += size * size_of(in.storage);
   const bool stream = bytes > kStreamBytes;
-  const auto wanted = static_cast<size_t>(std::max(call.launch.block, 0));
-  const size_t block =
-      wanted > 0 ? std::max(wanted / kBlockUnit, size_t{1}) * kBlockUnit : block_size(call.program);
   const auto count = static_cast<double>(size);
   const int threads = call.launch.threads > 0 ? std::min(call.launch.threads, cpu::max_threads())
                                               : cpu::threads_for(static_cast<double>(bytes),
                                                                  operations(call.program) * count);
-  const size_t chunk = block * kBlocksAtOnce;
+  const auto wanted = static_cast<size_t>(std::max(call.launch.block, 0));
+  size_t chunk = wanted > 0 ? wanted : std::min(kChunk, size / threads + 1);
+  chunk = (chunk + kMostTile - 1) / kMostTile * kMostTile;
   const size_t chunks = (size + chunk - 1) / chunk;
+  Shelf<Range> ranges;
   cpu::parallel_for(threads, chunks, [&](size_t c) {
-    Range(call, block, stream).run(c * chunk, std::min((c + 1) * chunk, size));
+    auto range = ranges.take([&] { return std::make_unique<Range>(call, stream); });
+    range->run(c * chunk, std::min((c + 1) * chunk, size));
+    if (stream) flush_streams();
+    ranges.give(std::move(range));
   });
 }
 

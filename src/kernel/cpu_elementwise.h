@@ -9,7 +9,7 @@ namespace zmlx::kernel {
 
 /// How the CPU evaluator runs a kernel; zeros leave it to the evaluator.
 struct CpuLaunch {
-  int block = 0;  ///< elements
+  int block = 0;  ///< elements that a thread takes at a time
   int threads = 0;
   bool operator==(const CpuLaunch&) const = default;
 };
@@ -28,6 +28,11 @@ struct ElementwiseCall {
   CpuLaunch launch;
 };
 void run_elementwise(const ElementwiseCall& call);
+
+/// Calls that move more bytes than this write past the caches: whoever reads the results next finds
+/// none of them there.
+constexpr size_t kStreamBytes = size_t{32} << 20;
+constexpr size_t kLineBytes = 64;
 
 /// A rough count of a program's floating-point operations an element.
 double operations(const Program& program);

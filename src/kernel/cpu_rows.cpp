@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "cpu/parallel.h"
-#include "kernel/block_runner.h"
 #include "kernel/simplify.h"
+#include "kernel/tile_runner.h"
 
 namespace zmlx::kernel {
 
@@ -28,9 +28,17 @@ double value_of(uint32_t bits, Type type) {
   return type == Type::int32 ? static_cast<int32_t>(bits) : static_cast<double>(bits);
 }
 
-constexpr size_t kStreamBytes = size_t{32} << 20;
+/// Elements that are read at a time from arrays with gaps, that are fetched ahead of their use, and
+/// that a thread takes at a time.
+constexpr size_t kGathered = 1024, kAhead = 1024, kChunk = size_t{256} << 10;
+/// What rows under way may take of a second-level cache, in bytes.
+constexpr size_t kCacheBytes = size_t{768} << 10;
 
 /// One thread's rows.
+///
+/// A row goes through stages: the sweeps, and the writing of what is one an element. Each stage is
+/// at work on a row of its own, and one walk takes all of them a tile further, so that reading from
+/// memory, arithmetic and writing to memory overlap.
 class Walker {
  public:
   Walker(const RowCall& call, const RowPlan& plan, bool stream)
@@ -38,142 +46,364 @@ class Walker {
         plan_(plan),
         stream_(stream),
         length_(call.length()),
-        results_(call.formula.variables()) {
-    size_t block = length_;
-    for (const auto& sweep : plan.sweeps) block = std::min(block, block_size(sweep.program));
-    block = std::min(block, block_size(plan.elements));
-    if (call.launch.block > 0) block = static_cast<size_t>(call.launch.block);
-    block_ = (std::max<size_t>(block, 1) + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
-    for (const auto& sweep : plan.sweeps) runners_.emplace_back(sweep.program, block_);
-    runners_.emplace_back(plan.elements, block_);
-    rows_.emplace_back(plan.rows, kBlockUnit);
-    padded_ = (length_ + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
-    kept_ = cpu::allocate_aligned<uint32_t>(std::max<size_t>(padded_ * plan.buffers, 1));
-    copies_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + 1) * (block_ + kBlockUnit));
-    partials_ = cpu::allocate_aligned<uint32_t>((call.formula.passes.size() + 1) * kPartials);
-    pointers_.resize(call.inputs.size() + plan.buffers + 1);
+        tile_(tile_kernels().tile),
+        whole_(length_ / tile_ * tile_),
+        padded_(whole_ < length_ ? whole_ + tile_ : whole_),
+        block_(std::max(kGathered, tile_)) {
+    for (size_t n = 0; n < call.inputs.size(); ++n) {
+      const bool per_row = call.formula.per_row[n];
+      contiguous_.push_back(!per_row && is_contiguous(call.inputs[n]));
+      gathers_ = gathers_ || (!per_row && !contiguous_[n]);
+    }
+    for (size_t s = 0; s < plan.sweeps.size() + !plan.element_outputs.empty(); ++s) add_stage(s);
+    for (const auto& pass : call.formula.passes) {
+      plain_.push_back(pass.init == identity_of(*pass.op, pass.type));
+    }
+    rows_.assign(stages_.size(), kNone);
+    join();
+    slots_ = std::bit_ceil(stages_.size() + 1);
+    results_.resize(call.formula.variables() * slots_);
+    kept_slots_ = std::bit_ceil(joined_ ? longest_kept() : 1);
+    moves_ = kept_slots_ == 1;
+    kept_ =
+        cpu::allocate_aligned<uint32_t>(std::max<size_t>(kept_slots_ * padded_ * plan.buffers, 1));
+    copies_ = cpu::allocate_aligned<uint32_t>((call.inputs.size() + call.outputs.size()) * block_);
+    rows_shape_.assign(call.shape.begin(), call.shape.end() - 1);
+    if (rows_shape_.empty()) rows_shape_.push_back(1);
+    row_runner_ = std::make_unique<TileRunner>(plan.rows, row_inputs(),
+                                               std::vector<TileOutput>(plan.rows.outputs.size()));
+    for (int number : plan.rows.inputs) {
+      row_values_.emplace_back(number, cpu::allocate_aligned<uint32_t>(kMostTile));
+    }
+    row_outputs_ = cpu::allocate_aligned<uint32_t>((plan.row_outputs.size() + 1) * kMostTile);
   }
 
   void run(size_t begin, size_t end) {
-    for (size_t row = begin; row < end; ++row) one(row);
-    if (stream_) flush_streams();
+    for (size_t row = begin; row < end; ++row) {
+      advance(row);
+      if (!joined_) drain();
+    }
+  }
+
+  /// The rows that are still under way.
+  void finish() {
+    drain();
+    write_rows();
   }
 
  private:
-  uint32_t* buffer(int b) { return kept_.get() + static_cast<size_t>(b) * padded_; }
+  static constexpr size_t kNone = SIZE_MAX;
 
-  void one(size_t row) {
+  struct Stage {
+    const Program* program;
+    std::unique_ptr<TileRunner> whole, rest;
+    std::vector<const void*> inputs;
+    std::vector<void*> outputs;
+  };
+
+  void add_stage(size_t s) {
+    Stage stage;
+    const bool is_sweep = s < plan_.sweeps.size();
+    stage.program = is_sweep ? &plan_.sweeps[s].program : &plan_.elements;
+    stage.whole = make(*stage.program, s, 0);
+    if (whole_ < length_) stage.rest = make(*stage.program, s, length_ - whole_);
+    stage.inputs.resize(stage.program->inputs.size());
+    stage.outputs.resize(stage.program->outputs.size());
+    stages_.push_back(std::move(stage));
+  }
+
+  /// Joins the stages if there is something to overlap and the rows under way fit a cache.
+  void join() {
+    size_t row_bytes = plan_.buffers * sizeof(uint32_t);
     for (size_t n = 0; n < call_.inputs.size(); ++n) {
-      if (!call_.formula.per_row[n]) continue;
-      uint32_t unit[kBlockUnit];
-      std::vector<int64_t> rows(call_.shape.begin(), call_.shape.end() - 1);
-      if (rows.empty()) rows.push_back(1);
-      read_block(call_.inputs[n], rows, row, 1, unit);
-      results_[n] = unit[0];
+      if (!call_.formula.per_row[n]) row_bytes += size_of(call_.inputs[n].storage);
     }
-    for (size_t i = 0; i < plan_.sweeps.size(); ++i) sweep(row, plan_.sweeps[i], runners_[i]);
-    if (!plan_.element_outputs.empty()) write_elements(row);
-    if (!plan_.row_outputs.empty()) write_row(row);
+    if (stages_.empty() || gathers_ || whole_ == 0) return;
+    if (row_bytes * length_ * stages_.size() > kCacheBytes) return;
+    std::vector<TileRunner*> runners;
+    for (auto& stage : stages_) runners.insert(runners.begin(), stage.whole.get());
+    joined_ = std::make_unique<JoinedRunner>(runners);
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      std::vector<size_t> inputs, outputs;
+      for (int number : stages_[s].program->inputs) {
+        const bool kept = number >= plan_.first_buffer;
+        inputs.push_back(kept ? 0 : length_ * size_of(call_.inputs[number].storage));
+      }
+      if (s == plan_.sweeps.size()) {
+        for (size_t o : plan_.element_outputs) {
+          outputs.push_back(length_ * size_of(call_.outputs[o].storage));
+        }
+      }
+      outputs.resize(stages_[s].outputs.size());
+      joined_->set_strides(stages_.size() - 1 - s, inputs, outputs);
+    }
   }
 
-  void set_uniforms(BlockRunner& runner, const Program& program) {
-    if (program.uniform_variables.empty()) return;
-    for (size_t i = 0; i < program.uniform_variables.size(); ++i) {
-      runner.set_uniform(i, results_[program.uniform_variables[i]]);
+  /// For how many stages something is kept at most.
+  size_t longest_kept() const {
+    size_t longest = 1;
+    for (size_t from = 0; from < plan_.sweeps.size(); ++from) {
+      for (int b : plan_.sweeps[from].kept) {
+        for (size_t to = from + 1; to < stages_.size(); ++to) {
+          const auto& inputs = stages_[to].program->inputs;
+          const bool reads =
+              std::find(inputs.begin(), inputs.end(), plan_.first_buffer + b) != inputs.end();
+          if (reads) longest = std::max(longest, to - from);
+        }
+      }
     }
-    runner.prepare();
+    return longest;
   }
 
-  /// Points to a program's inputs from element `start` of the row on.
-  /// @return the inputs of which the next block, or the next row, is worth fetching meanwhile.
-  uint64_t read(const Program& program, size_t row, size_t start, size_t count) {
-    uint64_t ahead = 0;
-    for (size_t i = 0; i < program.inputs.size(); ++i) {
-      const int number = program.inputs[i];
+  std::unique_ptr<TileRunner> make(const Program& program, size_t s, size_t rest) const {
+    std::vector<TileInput> inputs;
+    for (int number : program.inputs) {
       if (number >= plan_.first_buffer) {
-        pointers_[i] = buffer(number - plan_.first_buffer) + start;
+        inputs.push_back({});
         continue;
       }
       const auto& in = call_.inputs[number];
-      const size_t at = row * length_ + start;
-      const bool as_is = in.storage == Storage::f32 || in.type != Type::float32;
-      if (as_is && count % kBlockUnit == 0 && is_contiguous(in)) {
-        pointers_[i] = static_cast<const uint32_t*>(in.data) + at;
-        if (i < 64 && stream_) ahead |= uint64_t{1} << i;
-        continue;
-      }
-      auto* copy = copies_.get() + static_cast<size_t>(number) * (block_ + kBlockUnit);
-      read_block(in, call_.shapes[number], at, count, copy);
-      pointers_[i] = copy;
+      // Later stages find a row in the caches.
+      const size_t ahead = stream_ && s == 0 ? kAhead : 0;
+      inputs.push_back(contiguous_[number] ? TileInput{in.storage, in.type, ahead}
+                                           : TileInput{block_storage(in.type), in.type});
     }
-    return ahead;
+    std::vector<TileOutput> outputs;
+    if (s < plan_.sweeps.size()) {
+      for (size_t k : plan_.sweeps[s].passes) {
+        const auto& pass = call_.formula.passes[k];
+        outputs.push_back({TileOutput::Kind::reduce, Storage::f32, *pass.op, pass.type});
+      }
+      outputs.resize(program.outputs.size());
+    } else {
+      for (size_t o : plan_.element_outputs) {
+        const auto& out = call_.outputs[o];
+        const bool past = stream_ && rest == 0 &&
+                          reinterpret_cast<uintptr_t>(out.data) % kLineBytes == 0 &&
+                          length_ * size_of(out.storage) % kLineBytes == 0;
+        outputs.push_back({past ? TileOutput::Kind::stream : TileOutput::Kind::store, out.storage});
+      }
+    }
+    return std::make_unique<TileRunner>(program, std::move(inputs), std::move(outputs), rest);
   }
 
-  void sweep(size_t row, const Sweep& sweep, BlockRunner& runner) {
-    set_uniforms(runner, sweep.program);
-    const auto& passes = call_.formula.passes;
-    const auto partials = [&](size_t i) { return partials_.get() + i * kPartials; };
-    for (size_t i = 0; i < sweep.passes.size(); ++i) {
-      const auto& pass = passes[sweep.passes[i]];
-      begin_reduction(*pass.op, pass.type, partials(i));
+  std::vector<TileInput> row_inputs() const {
+    std::vector<TileInput> inputs;
+    const auto& formula = call_.formula;
+    for (int number : plan_.rows.inputs) {
+      const auto n = static_cast<size_t>(number);
+      const Type type = n < formula.names.size()
+                            ? formula.types[n]
+                            : formula.passes[(n - formula.names.size()) / 4].type;
+      inputs.push_back({block_storage(type), type});
     }
-    for (size_t start = 0; start < length_; start += block_) {
-      const size_t count = std::min(block_, length_ - start);
-      const uint64_t ahead = read(sweep.program, row, start, count);
-      runner.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit, ahead);
-      for (size_t i = 0; i < sweep.passes.size(); ++i) {
-        const auto& pass = passes[sweep.passes[i]];
-        reduce_block(*pass.op, pass.type, runner.output(i), count, partials(i));
-      }
-      for (size_t k = 0; k < sweep.kept.size(); ++k) {
-        std::memcpy(buffer(sweep.kept[k]) + start, runner.output(sweep.passes.size() + k),
-                    (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit * sizeof(uint32_t));
-      }
-    }
-    for (size_t i = 0; i < sweep.passes.size(); ++i) {
-      const size_t k = sweep.passes[i];
-      results_[call_.formula.result(k)] =
-          with_init(passes[k], end_reduction(*passes[k].op, passes[k].type, partials(i)));
+    return inputs;
+  }
+
+  /// What was kept of the row that a stage is at work on. The last stage reads a tile before the
+  /// first writes that of a later row to the same place.
+  uint32_t* buffer(int b, size_t s) {
+    const size_t slot = (turn_ - s) & (kept_slots_ - 1);
+    return kept_.get() + (static_cast<size_t>(b) * kept_slots_ + slot) * padded_;
+  }
+  uint32_t* copy(size_t index) { return copies_.get() + index * block_; }
+  uint32_t& value(int variable, size_t slot) {
+    return results_[static_cast<size_t>(variable) * slots_ + slot];
+  }
+  /// Of the row that a stage is at work on: rows take slots in turn.
+  size_t slot(size_t s) const { return (turn_ - s) & (slots_ - 1); }
+  static uint8_t* element(const void* data, Storage storage, size_t at) {
+    return static_cast<uint8_t*>(const_cast<void*>(data)) + at * size_of(storage);
+  }
+
+  void drain() {
+    while (std::any_of(rows_.begin(), rows_.end(), [](size_t row) { return row != kNone; })) {
+      advance(kNone);
     }
   }
 
-  void write_elements(size_t row) {
-    auto& runner = runners_.back();
-    set_uniforms(runner, plan_.elements);
-    for (size_t start = 0; start < length_; start += block_) {
-      const size_t count = std::min(block_, length_ - start);
-      const uint64_t ahead = read(plan_.elements, row, start, count);
-      runner.run(pointers_.data(), (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit, ahead);
-      for (size_t o = 0; o < plan_.element_outputs.size(); ++o) {
+  /// Takes every row under way through a stage, and begins another.
+  void advance(size_t row) {
+    ++turn_;
+    in_sequence_ = row != kNone && row == rows_[0] + 1 ? in_sequence_ + 1 : 0;
+    std::move_backward(rows_.begin(), rows_.end() - 1, rows_.end());
+    rows_[0] = row;
+    if (row != kNone) read_row_inputs(row);
+    bool all = true;
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      if (rows_[s] != kNone) begin(s);
+      all = all && rows_[s] != kNone;
+    }
+    if (joined_ && all && moves_ && in_sequence_ > stages_.size()) {
+      // Every stage moves on by a row.
+      joined_->run_next();
+    } else if (joined_ && all) {
+      ports_.clear();
+      for (size_t s = stages_.size(); s-- > 0;) {
+        place(s, 0, whole_, false);
+        ports_.push_back({stages_[s].inputs.data(), stages_[s].outputs.data()});
+      }
+      joined_->run(ports_.data(), whole_ / tile_);
+    }
+    for (size_t s = stages_.size(); s-- > 0;) {
+      if (rows_[s] == kNone) continue;
+      if (!(joined_ && all)) walk_whole(s);
+      if (stages_[s].rest) walk_rest(s);
+      if (s < plan_.sweeps.size()) end(s);
+    }
+    if (rows_.back() != kNone && !plan_.row_outputs.empty()) keep_row(rows_.back());
+  }
+
+  void read_row_inputs(size_t row) {
+    for (size_t n = 0; n < call_.inputs.size(); ++n) {
+      if (!call_.formula.per_row[n]) continue;
+      uint32_t unit[kBlockUnit];
+      read_block(call_.inputs[n], rows_shape_, row, 1, unit);
+      value(static_cast<int>(n), slot(0)) = unit[0];
+    }
+  }
+
+  void begin(size_t s) {
+    for (auto* runner : {stages_[s].whole.get(), stages_[s].rest.get()}) {
+      if (!runner) continue;
+      const auto& variables = stages_[s].program->uniform_variables;
+      for (size_t i = 0; i < variables.size(); ++i) {
+        runner->set_uniform(i, value(variables[i], slot(s)));
+      }
+      if (!variables.empty()) runner->prepare();
+      runner->begin();
+    }
+  }
+
+  /// The results of a sweep.
+  void end(size_t s) {
+    const auto& stage = stages_[s];
+    for (size_t i = 0; i < plan_.sweeps[s].passes.size(); ++i) {
+      const size_t k = plan_.sweeps[s].passes[i];
+      const auto& pass = call_.formula.passes[k];
+      uint32_t bits = stage.whole->result(i);
+      if (stage.rest) bits = both(pass, bits, stage.rest->result(i));
+      value(call_.formula.result(k), slot(s)) = plain_[k] ? bits : with_init(pass, bits);
+    }
+  }
+
+  static uint32_t both(const Pass& pass, uint32_t a, uint32_t b) {
+    const Node node{*pass.op, pass.type, {}, 0};
+    return bits_of(fold(node, {value_of(a, pass.type), value_of(b, pass.type), 0}, pass.type),
+                   pass.type);
+  }
+
+  void walk_whole(size_t s) {
+    const size_t step = gathers_ ? block_ : std::max(whole_, tile_);
+    for (size_t start = 0; start < whole_; start += step) {
+      const size_t count = std::min(step, whole_ - start);
+      place(s, start, count, false);
+      auto& stage = stages_[s];
+      stage.whole->run(stage.inputs.data(), stage.outputs.data(), count / tile_);
+    }
+  }
+
+  /// What is left of a row behind whole tiles, by way of copies.
+  void walk_rest(size_t s) {
+    auto& stage = stages_[s];
+    const size_t count = length_ - whole_;
+    place(s, whole_, count, true);
+    stage.rest->run(stage.inputs.data(), stage.outputs.data(), 1);
+    if (s < plan_.sweeps.size()) return;
+    for (size_t o = 0; o < plan_.element_outputs.size(); ++o) {
+      const auto& out = call_.outputs[plan_.element_outputs[o]];
+      std::memcpy(element(out.data, out.storage, rows_[s] * length_ + whole_), stage.outputs[o],
+                  count * size_of(out.storage));
+    }
+  }
+
+  /// Points a stage to its row from `start` on.
+  void place(size_t s, size_t start, size_t count, bool rest) {
+    auto& stage = stages_[s];
+    for (size_t i = 0; i < stage.inputs.size(); ++i) {
+      stage.inputs[i] = input(stage.program->inputs[i], s, start, count, rest);
+    }
+    const bool is_sweep = s < plan_.sweeps.size();
+    const size_t passes = is_sweep ? plan_.sweeps[s].passes.size() : 0;
+    for (size_t o = passes; o < stage.outputs.size(); ++o) {
+      if (is_sweep) {
+        stage.outputs[o] = buffer(plan_.sweeps[s].kept[o - passes], s) + start;
+      } else if (rest) {
+        stage.outputs[o] = copy(call_.inputs.size() + o);
+      } else {
         const auto& out = call_.outputs[plan_.element_outputs[o]];
-        store_block(
-            out.storage, runner.output(o), count,
-            static_cast<uint8_t*>(out.data) + (row * length_ + start) * size_of(out.storage),
-            stream_);
+        stage.outputs[o] = element(out.data, out.storage, rows_[s] * length_ + start);
       }
     }
   }
 
-  void write_row(size_t row) {
-    auto& runner = rows_.back();
-    set_uniforms(runner, plan_.rows);
-    runner.run(nullptr, kBlockUnit);
+  /// Elements of a stage's row from `start` on.
+  const void* input(int number, size_t s, size_t start, size_t count, bool rest) {
+    if (number >= plan_.first_buffer) return buffer(number - plan_.first_buffer, s) + start;
+    const auto& in = call_.inputs[number];
+    const size_t at = rows_[s] * length_ + start;
+    auto* copied = copy(static_cast<size_t>(number));
+    if (!contiguous_[number]) {
+      read_block(in, call_.shapes[number], at, count, copied);
+    } else if (rest) {
+      std::memcpy(copied, element(in.data, in.storage, at), count * size_of(in.storage));
+    } else {
+      return element(in.data, in.storage, at);
+    }
+    return copied;
+  }
+
+  /// Notes a row's numbers; what is one a row is computed of many rows at once.
+  void keep_row(size_t row) {
+    if (waiting_ > 0 && row != first_waiting_ + waiting_) write_rows();
+    if (waiting_ == 0) first_waiting_ = row;
+    for (auto& [number, values] : row_values_) {
+      values[waiting_] = value(number, slot(stages_.size() - 1));
+    }
+    if (++waiting_ == kMostTile) write_rows();
+  }
+
+  void write_rows() {
+    if (waiting_ == 0) return;
+    std::vector<const void*> inputs;
+    std::vector<void*> outputs;
+    for (const auto& [number, values] : row_values_) inputs.push_back(values.get());
+    for (size_t o = 0; o < plan_.row_outputs.size(); ++o) {
+      outputs.push_back(row_outputs_.get() + o * kMostTile);
+    }
+    row_runner_->run(inputs.data(), outputs.data(), (waiting_ + tile_ - 1) / tile_);
     for (size_t o = 0; o < plan_.row_outputs.size(); ++o) {
       const auto& out = call_.outputs[plan_.row_outputs[o]];
-      store_block(out.storage, runner.output(o), 1,
-                  static_cast<uint8_t*>(out.data) + row * size_of(out.storage), false);
+      store_block(out.storage, outputs[o], waiting_,
+                  element(out.data, out.storage, first_waiting_));
     }
+    waiting_ = 0;
   }
 
   const RowCall& call_;
   const RowPlan& plan_;
   const bool stream_;
-  const size_t length_;
-  size_t block_, padded_;
-  std::vector<uint32_t> results_;  ///< by variable: inputs of a row, results of passes
-  std::vector<BlockRunner> runners_, rows_;
-  cpu::AlignedArray<uint32_t> kept_, copies_, partials_;
-  std::vector<const void*> pointers_;
+  /// Elements: of a row, of a tile, of a row in whole tiles and rounded up to them, of copies.
+  const size_t length_, tile_, whole_, padded_, block_;
+  std::vector<bool> contiguous_;  ///< by input
+  std::vector<bool> plain_;       ///< by pass, whether it begins with nothing
+  bool gathers_ = false;
+  std::vector<Stage> stages_;
+  std::unique_ptr<JoinedRunner> joined_;
+  std::vector<size_t> rows_;  ///< that the stages are at work on
+  size_t in_sequence_ = 0;    ///< how many rows have followed each other
+  bool moves_ = false;        ///< whether what is kept stays in its place from row to row
+  std::vector<TilePorts> ports_;
+  size_t slots_ = 0, kept_slots_ = 0;  ///< powers of two
+  size_t turn_ = size_t{1} << 20;      ///< counts rows; more than there are stages
+  std::vector<uint32_t> results_;      ///< by variable and slot: inputs of a row, results of passes
+  cpu::AlignedArray<uint32_t> kept_, copies_;
+  std::vector<int64_t> rows_shape_;
+  /// Rows that wait for what is one a row: their numbers, by variable.
+  std::unique_ptr<TileRunner> row_runner_;
+  std::vector<std::pair<int, cpu::AlignedArray<uint32_t>>> row_values_;
+  cpu::AlignedArray<uint32_t> row_outputs_;
+  size_t first_waiting_ = 0, waiting_ = 0;
 };
 
 }  // namespace
@@ -211,12 +441,23 @@ void run_rows(const RowCall& given, const RowPlan& plan) {
                           ? std::min(call.launch.threads, cpu::max_threads())
                           : cpu::threads_for(static_cast<double>(bytes), flops * size);
   const bool stream = bytes > kStreamBytes;
-  const size_t chunk = std::max<size_t>(
-      1, std::min<size_t>(32768 / std::max<size_t>(length, 1), (rows + threads - 1) / threads));
+  const auto wanted = static_cast<size_t>(std::max(call.launch.block, 0));
+  size_t chunk = std::max<size_t>(1, (wanted > 0 ? wanted : kChunk) / length);
+  chunk = std::min(chunk, (rows + threads - 1) / threads);
   const size_t chunks = (rows + chunk - 1) / chunk;
+  Shelf<Walker> walkers;
   cpu::parallel_for(threads, chunks, [&](size_t c) {
-    Walker(call, plan, stream).run(c * chunk, std::min((c + 1) * chunk, rows));
+    auto walker = walkers.take([&] { return std::make_unique<Walker>(call, plan, stream); });
+    walker->run(c * chunk, std::min((c + 1) * chunk, rows));
+    if (stream) flush_streams();
+    walkers.give(std::move(walker));
   });
+  auto& all = walkers.all();
+  cpu::parallel_for(std::min<int>(threads, static_cast<int>(all.size())), all.size(),
+                    [&](size_t w) {
+                      all[w]->finish();
+                      if (stream) flush_streams();
+                    });
 }
 
 }  // namespace zmlx::kernel

@@ -6,11 +6,11 @@
 #include <stdexcept>
 
 #include "kernel/arrays.h"
-#include "kernel/block_runner.h"
 #include "kernel/elementwise.h"
 #include "kernel/emit.h"
 #include "kernel/gpu_kernel.h"
 #include "kernel/parser.h"
+#include "kernel/tile_kernels.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "zmlx/kernel.h"
@@ -149,7 +149,7 @@ class ElementwiseDefinition : public Definition {
           << to_string(derived.tree, derived.roots[0], derived.names) << "\n";
     }
     const auto& program = kernel_->program({Type::float32});
-    out << "CPU: " << program.code.size() << " instructions on blocks of " << block_size(program)
+    out << "CPU: " << program.code.size() << " instructions on tiles of " << tile_kernels().tile
         << " elements, " << program.registers << " registers\n";
     return out.str();
   }

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "kernel/block_kernels.h"
+#include "kernel/block_memory.h"
 #include "kernel/elementwise_kernel.h"
 #include "kernel/row_kernel.h"
 

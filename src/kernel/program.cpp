@@ -19,22 +19,21 @@ uint32_t bits_of(const Node& constant) {
 class Compiler {
  public:
   Compiler(const Tree& tree, const std::vector<NodeId>& roots, const std::vector<bool>& varying,
-           const std::vector<std::pair<NodeId, int>>& materialized, bool whole_outputs)
-      : tree_(tree), roots_(roots), varying_(varying), whole_outputs_(whole_outputs) {
+           const std::vector<std::pair<NodeId, int>>& materialized)
+      : tree_(tree), roots_(roots), varying_(varying) {
     for (const auto& [id, number] : materialized) materialized_[id] = number;
   }
 
   Program run() {
     classify();
-    place_leaves();
     fuse();
+    find_polynomials();
+    place_leaves();
     count_uses();
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       if (needed_[id] && !fused_[id] && !is_leaf(id)) emit(id);
     }
-    for (NodeId id : roots_) {
-      program_.outputs.push_back(whole_outputs_ ? as_block(places_[id]) : places_[id]);
-    }
+    for (NodeId id : roots_) program_.outputs.push_back(places_[id]);
     return std::move(program_);
   }
 
@@ -73,6 +72,10 @@ class Compiler {
       places_[id] = {Operand::Kind::uniform, static_cast<uint16_t>(program_.constants.size())};
       program_.constants.push_back(bits_of(tree_[id]));
     }
+    for (auto& [id, polynomial] : polynomials_) {
+      polynomial.first = static_cast<uint16_t>(program_.constants.size());
+      for (NodeId c : polynomial.coefficients) program_.constants.push_back(bits_of(tree_[c]));
+    }
     program_.uniforms = program_.constants.size();
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       if (!needed_[id] || !is_leaf(id) || tree_[id].op == Op::constant) continue;
@@ -89,26 +92,95 @@ class Compiler {
     }
   }
 
-  /// Products that only one sum uses go into it: one instruction, and one rounding less.
+  /// What only one operation uses may go into it: one instruction, and one rounding less.
   void fuse() {
-    std::vector<int> uses(tree_.size(), 0);
+    auto& uses = uses_before_;
+    uses.assign(tree_.size(), 0);
     for (NodeId id : roots_) uses[id] += 2;  // must be there by itself
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       if (!needed_[id] || is_leaf(id)) continue;
       for (int i = 0; i < arity(tree_[id].op); ++i) ++uses[tree_[id].args[i]];
     }
-    product_.assign(tree_.size(), -1);
+    into_.assign(tree_.size(), -1);
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       const Node& node = tree_[id];
-      const bool sum = node.op == Op::add || node.op == Op::subtract;
-      if (!needed_[id] || !sum || node.type != Type::float32) continue;
-      if (is_leaf(id) || !varies_[id]) continue;
+      if (!needed_[id] || node.type != Type::float32 || is_leaf(id) || !varies_[id]) continue;
+      for (int i = 0; i < arity(node.op) && into_[id] < 0; ++i) {
+        const NodeId inner = node.args[i];
+        if (uses[inner] != 1 || fused_[inner] || is_leaf(inner) || !varies_[inner]) continue;
+        if (!goes_into(inner, id, i)) continue;
+        fused_[inner] = true;
+        into_[id] = i;
+      }
+    }
+  }
+
+  /// Whether an operation and its argument i are one instruction: products and sums, and what
+  /// neural networks are full of.
+  bool goes_into(NodeId inner, NodeId outer, int i) const {
+    const Node& node = tree_[outer];
+    if (into_[inner] >= 0) return false;
+    switch (tree_[inner].op) {
+      case Op::multiply:
+        if (node.op == Op::multiply) return squared(inner, node.args[1 - i]) >= 0;
+        return node.op == Op::add || node.op == Op::subtract;
+      case Op::tanh:
+        return node.op == Op::add && tree_.is_constant(node.args[1 - i], 1);
+      case Op::softplus:
+        return node.op == Op::tanh;
+      case Op::subtract:
+        return node.op == Op::exp;
+      default:
+        return false;
+    }
+  }
+
+  /// Which argument of c * x is a uniform c, if the other is `x`; or -1.
+  int squared(NodeId product, NodeId x) const {
+    const auto& args = tree_[product].args;
+    for (int i : {0, 1}) {
+      if (args[1 - i] == x && !varies_[args[i]]) return i;
+    }
+    return -1;
+  }
+
+  /// A chain of products and sums with constants: t * x + c[0], that times x plus c[1], and so on.
+  struct Polynomial {
+    NodeId t, x;
+    std::vector<NodeId> coefficients;
+    uint16_t first = 0;  ///< uniform
+  };
+
+  /// The constant in inner * x + constant, or -1.
+  NodeId coefficient(NodeId id) const {
+    if (into_[id] < 0 || tree_[id].op != Op::add) return -1;
+    if (tree_[tree_[id].args[into_[id]]].op != Op::multiply) return -1;
+    const NodeId c = tree_[id].args[1 - into_[id]];
+    return tree_.is_constant(c) ? c : -1;
+  }
+
+  void find_polynomials() {
+    std::vector<bool> taken(tree_.size(), false);
+    for (auto id = static_cast<NodeId>(tree_.size()) - 1; id >= 0; --id) {
+      if (!needed_[id] || fused_[id] || taken[id] || coefficient(id) < 0) continue;
       for (int i : {0, 1}) {
-        const NodeId factor = node.args[i];
-        if (tree_[factor].op != Op::multiply || uses[factor] != 1 || fused_[factor]) continue;
-        if (is_leaf(factor) || !varies_[factor]) continue;
-        fused_[factor] = true;
-        product_[id] = i;
+        const NodeId x = tree_[tree_[id].args[into_[id]]].args[i];
+        if (!varies_[x]) continue;
+        Polynomial found{id, x, {}};
+        std::vector<NodeId> inside;
+        // From the outermost inwards.
+        while (found.coefficients.size() < kMostCoefficients) {
+          const NodeId c = coefficient(found.t);
+          if (c < 0 || (found.t != id && (uses_before_[found.t] != 1 || taken[found.t]))) break;
+          const auto& product = tree_[tree_[found.t].args[into_[found.t]]];
+          if (product.args[0] != x && product.args[1] != x) break;
+          if (found.t != id) inside.push_back(found.t);
+          found.coefficients.insert(found.coefficients.begin(), c);
+          found.t = product.args[product.args[0] == x ? 1 : 0];
+        }
+        if (found.coefficients.size() < 2) continue;
+        for (NodeId n : inside) taken[n] = fused_[n] = true;
+        polynomials_.emplace(id, std::move(found));
         break;
       }
     }
@@ -117,16 +189,38 @@ class Compiler {
   /// The arguments of the instruction that computes `id`.
   std::vector<NodeId> arguments(NodeId id) const {
     const Node& node = tree_[id];
-    if (product_[id] < 0) return {node.args.begin(), node.args.begin() + arity(node.op)};
-    const Node& product = tree_[node.args[product_[id]]];
-    return {product.args[0], product.args[1], node.args[1 - product_[id]]};
+    if (const auto found = polynomials_.find(id); found != polynomials_.end()) {
+      return {found->second.t, found->second.x};
+    }
+    if (into_[id] < 0) return {node.args.begin(), node.args.begin() + arity(node.op)};
+    const Node& inner = tree_[node.args[into_[id]]];
+    switch (inner.op) {
+      case Op::multiply:
+        if (node.op == Op::multiply) {
+          const NodeId x = node.args[1 - into_[id]];
+          return {x, inner.args[squared(node.args[into_[id]], x)]};
+        }
+        return {inner.args[0], inner.args[1], node.args[1 - into_[id]]};
+      case Op::subtract:
+        return {inner.args[0], inner.args[1]};
+      default:
+        return {inner.args[0]};
+    }
   }
 
   KernelIndex kernel(NodeId id) const {
     const Node& node = tree_[id];
-    if (product_[id] >= 0) {
+    if (const auto found = polynomials_.find(id); found != polynomials_.end()) {
+      return static_cast<KernelIndex>(kHorner + found->second.coefficients.size() - 2);
+    }
+    if (into_[id] >= 0) {
+      const Op inner = tree_[node.args[into_[id]]].op;
+      if (inner == Op::tanh) return kOnePlusTanh;
+      if (inner == Op::softplus) return kTanhSoftplus;
+      if (inner == Op::subtract) return kExpDifference;
+      if (node.op == Op::multiply) return kScaledSquare;
       if (node.op == Op::add) return kernel_index(Op::fused_multiply_add, Type::float32);
-      return product_[id] == 0 ? kMultiplySubtract : kNegativeMultiplyAdd;
+      return into_[id] == 0 ? kMultiplySubtract : kNegativeMultiplyAdd;
     }
     const Type argument = tree_.type(node.args[node.op == Op::select ? 1 : 0]);
     if (node.op != Op::cast) return kernel_index(node.op, argument);
@@ -153,6 +247,9 @@ class Compiler {
     const auto args = arguments(id);
     Instruction instruction{kernel(id), static_cast<uint8_t>(args.size()), {}, {}};
     for (size_t i = 0; i < args.size(); ++i) instruction.args[i] = places_[args[i]];
+    if (const auto found = polynomials_.find(id); found != polynomials_.end()) {
+      instruction.args[instruction.arguments++] = {Operand::Kind::uniform, found->second.first};
+    }
     if (!varies_[id]) {
       places_[id] = {Operand::Kind::uniform, static_cast<uint16_t>(program_.uniforms++)};
     } else {
@@ -168,23 +265,16 @@ class Compiler {
     (varies_[id] ? program_.code : program_.uniform_code).push_back(instruction);
   }
 
-  /// An output that is the same for all elements fills a block all the same.
-  Operand as_block(Operand place) {
-    if (place.kind != Operand::Kind::uniform) return place;
-    const Operand block{Operand::Kind::block, static_cast<uint16_t>(program_.registers++)};
-    program_.code.push_back({kCopyKernel, 1, {place, {}, {}}, block});
-    return block;
-  }
-
   const Tree& tree_;
   const std::vector<NodeId>& roots_;
   const std::vector<bool>& varying_;
-  const bool whole_outputs_;
   std::unordered_map<NodeId, int> materialized_;
   Program program_;
   std::vector<bool> needed_, varies_, fused_;
-  std::vector<int> product_;  ///< which argument is a product fused into the sum, or -1
-  std::vector<int> uses_;
+  std::vector<int> into_;  ///< which argument is fused into an operation, or -1
+  std::unordered_map<NodeId, Polynomial> polynomials_;
+  std::vector<int> uses_before_;  ///< of each expression in the tree
+  std::vector<int> uses_;         ///< of each result by instructions still to come
   std::vector<Operand> places_;
   std::vector<uint16_t> free_;
 };
@@ -193,8 +283,8 @@ class Compiler {
 
 Program compile(const Tree& tree, const std::vector<NodeId>& roots,
                 const std::vector<bool>& varying,
-                const std::vector<std::pair<NodeId, int>>& materialized, bool whole_outputs) {
-  return Compiler(tree, roots, varying, materialized, whole_outputs).run();
+                const std::vector<std::pair<NodeId, int>>& materialized) {
+  return Compiler(tree, roots, varying, materialized).run();
 }
 
 }  // namespace zmlx::kernel

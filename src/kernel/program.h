@@ -6,18 +6,24 @@
 
 #include "kernel/expression.h"
 
-/// Expressions as straight-line code for the block evaluator (block_kernels.h): every instruction
-/// works on a block of elements that stays in the first-level cache.
+/// Expressions as straight-line code for the tile evaluator (tile_kernels.h).
 namespace zmlx::kernel {
 
-/// What one instruction does: an entry of the table of block kernels. For an operation on arguments
+/// What one instruction does: an entry of the table of operations. For an operation on arguments
 /// of one type it is `op * 4 + type`; the rest follow.
 using KernelIndex = uint16_t;
 constexpr KernelIndex kCastKernels = static_cast<KernelIndex>(kOps * 4);  ///< + from * 4 + to
 constexpr KernelIndex kMultiplySubtract = kCastKernels + 16;              ///< a * b - c
 constexpr KernelIndex kNegativeMultiplyAdd = kMultiplySubtract + 1;       ///< c - a * b
-constexpr KernelIndex kCopyKernel = kNegativeMultiplyAdd + 1;             ///< of 32-bit elements
-constexpr KernelIndex kKernels = kCopyKernel + 1;
+constexpr KernelIndex kOnePlusTanh = kNegativeMultiplyAdd + 1;            ///< 1 + tanh(a)
+constexpr KernelIndex kTanhSoftplus = kOnePlusTanh + 1;                   ///< tanh(softplus(a))
+constexpr KernelIndex kExpDifference = kTanhSoftplus + 1;                 ///< exp(a - b)
+constexpr KernelIndex kScaledSquare = kExpDifference + 1;                 ///< (b * a) * a
+/// ((a * b + c[0]) * b + c[1]) ...: with 2 to kMostCoefficients coefficients, which are uniforms
+/// one after the other from c on.
+constexpr KernelIndex kHorner = kScaledSquare + 1;
+constexpr size_t kMostCoefficients = 9;
+constexpr KernelIndex kKernels = static_cast<KernelIndex>(kHorner + kMostCoefficients - 1);
 
 constexpr KernelIndex kernel_index(Op op, Type argument) {
   return static_cast<KernelIndex>(static_cast<int>(op) * 4 + static_cast<int>(argument));
@@ -25,8 +31,8 @@ constexpr KernelIndex kernel_index(Op op, Type argument) {
 
 struct Operand {
   enum class Kind : uint8_t {
-    block,    ///< a register: a block of elements
-    input,    ///< the block of a varying variable
+    block,    ///< a register: one value for each element
+    input,    ///< a varying variable
     uniform,  ///< one value for all elements
   } kind = Kind::block;
   uint16_t index = 0;
@@ -58,10 +64,8 @@ struct Program {
 /// @param varying  for each variable whether it differs between elements.
 /// @param materialized  expressions that are inputs, their blocks computed before, as variables of
 /// these numbers: pairs of id and number, numbers beyond the tree's variables.
-/// @param whole_outputs  whether outputs that are the same for all elements fill a block.
 Program compile(const Tree& tree, const std::vector<NodeId>& roots,
                 const std::vector<bool>& varying,
-                const std::vector<std::pair<NodeId, int>>& materialized = {},
-                bool whole_outputs = true);
+                const std::vector<std::pair<NodeId, int>>& materialized = {});
 
 }  // namespace zmlx::kernel

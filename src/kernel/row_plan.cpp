@@ -57,8 +57,7 @@ class Planner {
       plan_.sweeps[i].program = compile(tree_, roots, varying_, known_before(i));
     }
     plan_.elements = compile(tree_, element_roots, varying_, known_before(plan_.sweeps.size()));
-    plan_.rows =
-        compile(tree_, row_roots, std::vector<bool>(formula_.variables(), false), {}, false);
+    plan_.rows = compile(tree_, row_roots, std::vector<bool>(formula_.variables(), true));
     return std::move(plan_);
   }
 

@@ -21,7 +21,7 @@ struct Sweep {
 struct RowPlan {
   std::vector<Sweep> sweeps;
   Program elements;  ///< of the outputs that are one an element
-  Program rows;      ///< of those that are one a row: all uniform
+  Program rows;      ///< of those that are one a row, on many rows at once
   std::vector<size_t> element_outputs, row_outputs;
   int buffers = 0;
   int first_buffer = 0;  ///< variable number of buffer 0 in programs

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernel/block_kernels.h"
+#include "kernel/block_memory.h"
 
 /// Reading arrays of any strides as one sequence of elements.
 namespace zmlx::kernel {

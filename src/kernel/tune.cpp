@@ -15,7 +15,7 @@ namespace kernel {
 std::vector<CpuLaunch> launch_candidates() {
   std::vector<CpuLaunch> candidates{{}};
   for (int threads : {cpu::max_threads(), 1}) {
-    for (int block : {256, 512, 1024, 2048}) candidates.push_back({block, threads});
+    for (int block : {16 << 10, 64 << 10, 256 << 10}) candidates.push_back({block, threads});
     if (threads == 1) break;
   }
   return candidates;

@@ -1,32 +1,21 @@
-#include "kernel/block_kernels.h"
+#include "kernel/block_memory.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernel/block_kernels.cpp"
+#define HWY_TARGET_INCLUDE "kernel/block_memory.cpp"
 #include "hwy/foreach_target.h"
 // Must come after foreach_target.h.
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
-#include "kernel/block_kernels-inl.h"
 #include "kernel/block_memory-inl.h"
-#include "kernel/block_reduce-inl.h"
 
 #if HWY_ONCE
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
-
-#include "kernel/row_formula.h"
+#include <type_traits>
 
 namespace zmlx::kernel {
 
-HWY_EXPORT(BlockKernelTable);
 HWY_EXPORT(LoadBlock);
 HWY_EXPORT(StoreBlock);
-HWY_EXPORT(ReduceBlock);
-HWY_EXPORT(EndReduction);
-
-const BlockKernel* block_kernels() { return HWY_DYNAMIC_DISPATCH(BlockKernelTable)(); }
 
 void load_block(Storage storage, Type type, const void* from, size_t count, void* block) {
   HWY_DYNAMIC_DISPATCH(LoadBlock)(storage, type, from, count, block);
@@ -56,30 +45,8 @@ void load_strided(Storage storage, Type type, const void* from, int64_t stride, 
   }
 }
 
-void store_block(Storage storage, const void* block, size_t count, void* to, bool stream) {
-  HWY_DYNAMIC_DISPATCH(StoreBlock)(storage, block, count, to, stream);
-}
-
-void begin_reduction(Op op, Type type, void* partials) {
-  const double identity = identity_of(op, type);
-  const uint32_t bits = type == Type::float32
-                            ? std::bit_cast<uint32_t>(static_cast<float>(identity))
-                            : static_cast<uint32_t>(static_cast<int64_t>(identity));
-  std::fill_n(static_cast<uint32_t*>(partials), kPartials, bits);
-}
-
-void reduce_block(Op op, Type type, const void* block, size_t count, void* partials) {
-  HWY_DYNAMIC_DISPATCH(ReduceBlock)(op, type, block, count, partials);
-}
-
-uint32_t end_reduction(Op op, Type type, const void* partials) {
-  return HWY_DYNAMIC_DISPATCH(EndReduction)(op, type, partials);
-}
-
-void flush_streams() { hwy::FlushStream(); }
-
-void fill_unit(uint32_t bits, void* unit) {
-  std::fill_n(static_cast<uint32_t*>(unit), kBlockUnit, bits);
+void store_block(Storage storage, const void* block, size_t count, void* to) {
+  HWY_DYNAMIC_DISPATCH(StoreBlock)(storage, block, count, to);
 }
 
 }  // namespace zmlx::kernel
