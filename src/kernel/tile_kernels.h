@@ -74,8 +74,8 @@ struct TileKernels {
   StepKernel reductions[kCastKernels] = {};
   /// The same: from a vector of partial results to the bits of one.
   uint32_t (*ends[kCastKernels])(const void* partials) = {};
-  /// Walks from the first step on.
-  void (*run)(const Step* first) = nullptr;
+  /// Walks from the first step on; the last is the end.
+  void (*run)(const Step* first, const Step* last) = nullptr;
   /// Fills a tile with equal elements.
   void (*fill)(void* tile, uint32_t bits) = nullptr;
   size_t tile = 0;  ///< elements

@@ -346,7 +346,7 @@ void TileRunner::set_uniform(size_t index, uint32_t bits) {
 }
 
 void TileRunner::prepare() {
-  if (!uniform_steps_.empty()) kernels_.run(uniform_steps_.data());
+  if (!uniform_steps_.empty()) kernels_.run(uniform_steps_.data(), &uniform_steps_.back());
 }
 
 void TileRunner::begin() {
@@ -372,7 +372,7 @@ void TileRunner::run(const void* const* inputs, void* const* outputs, size_t til
   if (tiles == 0) return;
   place(patches_, {inputs, outputs}, steps_.data());
   steps_.back().distance = tiles * tile_ * sizeof(uint32_t);
-  kernels_.run(steps_.data());
+  kernels_.run(steps_.data(), &steps_.back());
 }
 
 JoinedRunner::JoinedRunner(const std::vector<TileRunner*>& runners) : runners_(runners) {
@@ -389,7 +389,7 @@ void JoinedRunner::run(const TilePorts* ports, size_t tiles) {
     TileRunner::place(runners_[i]->patches_, ports[i], steps_.data() + first_[i]);
   }
   steps_.back().distance = tiles * runners_[0]->tile() * sizeof(uint32_t);
-  runners_[0]->kernels_.run(steps_.data());
+  runners_[0]->kernels_.run(steps_.data(), &steps_.back());
 }
 
 void JoinedRunner::set_strides(size_t runner, const std::vector<size_t>& inputs,
@@ -402,7 +402,7 @@ void JoinedRunner::set_strides(size_t runner, const std::vector<size_t>& inputs,
 
 void JoinedRunner::run_next() {
   for (const auto& [at, stride] : moving_) *at += stride;
-  runners_[0]->kernels_.run(steps_.data());
+  runners_[0]->kernels_.run(steps_.data(), &steps_.back());
 }
 
 }  // namespace zmlx::kernel

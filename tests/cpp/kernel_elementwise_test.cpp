@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <functional>
 
 #include "kernel_random.h"
 #include "oracle.h"
@@ -135,7 +136,7 @@ TEST(KernelElementwise, RandomExpressionsAgreeWithFloat64) {
     std::mt19937_64 random(11);
     std::uniform_real_distribution<double> values(-3, 3);
     int compared = 0;
-    constexpr int kPoints = 37;  // no whole number of vectors
+    constexpr int kPoints = 165;  // more than a tile, and no whole number of vectors
     for (int i = 0; i < 1500; ++i) {
       const auto expression = random_expression(random, 5, 3);
       std::vector<std::vector<float>> in(3);
@@ -156,6 +157,67 @@ TEST(KernelElementwise, RandomExpressionsAgreeWithFloat64) {
       }
     }
     EXPECT_GT(compared, 20'000);
+  });
+}
+
+TEST(KernelElementwise, FusedFormsAreAccurate) {
+  const auto softplus = [](double x) { return std::log1p(std::exp(x)); };
+  struct Form {
+    const char* text;
+    std::function<double(double, double)> value;
+    double ulps;
+  };
+  const std::vector<Form> forms{
+      {"tanh(log(1 + exp(a)))", [&](double a, double) { return std::tanh(softplus(a)); }, 5},
+      {"1 + tanh(a)", [](double a, double) { return 2 / (1 + std::exp(-2 * a)); }, 5},
+      // Of the difference as it is rounded.
+      {"exp(max(a, b) - 3 * 1.0f)",
+       [](double a, double b) { return std::exp(double{static_cast<float>(std::fmax(a, b)) - 3}); },
+       2},
+      {"-0.5f * a * a", [](double a, double) { return -0.5 * a * a; }, 1},
+      {"0.7f * a * a * a", [](double a, double) { return double{0.7f} * a * a * a; }, 2},
+  };
+  for_each_target([&](const std::string& target) {
+    const auto as = sweep(-20, 20, 500), bs = sweep(-3, 3, 500);
+    for (const auto& form : forms) {
+      ElementwiseOptions options;
+      options.inputs = {"a", "b"};
+      const auto found = values_of(elementwise(form.text, options)(array_of(as), array_of(bs)));
+      for (size_t i = 0; i < as.size(); ++i) {
+        const double exact = form.value(as[i], bs[i]);
+        if (std::abs(exact) < 1e-36) continue;
+        EXPECT_LE(ulps_between(found[i], exact), form.ulps)
+            << target << ": " << form.text << " at " << as[i] << ", " << bs[i];
+      }
+    }
+  });
+}
+
+TEST(KernelElementwise, PolynomialsOfEveryLength) {
+  for_each_target([](const std::string& target) {
+    const auto xs = sweep(-1, 1, 200);
+    for (int degree = 1; degree <= 22; ++degree) {
+      // Once with a constant innermost, once with the argument itself, and with another array.
+      for (const char* innermost : {"0.5f", "x", "y"}) {
+        std::string text = innermost;
+        for (int i = 0; i < degree; ++i) {
+          text = "(" + text + " * x + " + std::to_string(0.25 + i % 3) + "f)";
+        }
+        ElementwiseOptions options;
+        options.inputs = {"x", "y"};
+        const auto found = values_of(elementwise(text, options)(
+            array_of(xs), array_of(std::vector<float>(xs.size(), 0.75f))));
+        for (size_t k = 0; k < xs.size(); ++k) {
+          double exact = innermost[0] == 'x' ? xs[k] : innermost[0] == 'y' ? 0.75 : 0.5;
+          double size = std::abs(exact);
+          for (int i = 0; i < degree; ++i) {
+            exact = exact * xs[k] + 0.25 + i % 3;
+            size = size * std::abs(xs[k]) + 0.25 + i % 3;
+          }
+          ASSERT_NEAR(found[k], exact, 1e-6 * size) << target << ": " << text << " at " << xs[k];
+        }
+      }
+    }
   });
 }
 

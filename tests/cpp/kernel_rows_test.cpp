@@ -54,6 +54,24 @@ TEST(KernelRows, SoftmaxAndNormsOfEveryLength) {
   });
 }
 
+TEST(KernelRows, KeepsWhatLaterStagesNeed) {
+  // exp(x) is kept over a stage in between, while other rows pass through it.
+  MapReduceOptions options;
+  options.pass1 = {"0", "acc1 + exp(x)", "a + b"};
+  options.pass2 = {"-INFINITY", "max(acc2, x / s1)", "max(a, b)"};
+  options.write = "exp(x) * s2";
+  const auto kernel = map_reduce(options);
+  for_each_target([&](const std::string& target) {
+    for (int D : {64, 100, 256, 1000, 4096}) {
+      const auto x = random_normal({77, D}, mx::float32, D);
+      const auto e = mx::exp(mx::astype(x, mx::float64));
+      const auto s1 = mx::sum(e, -1, true);
+      const auto s2 = mx::max(mx::divide(mx::astype(x, mx::float64), s1), -1, true);
+      expect_close(kernel(x), mx::multiply(e, s2), target + ", D " + std::to_string(D), 1e-6);
+    }
+  });
+}
+
 TEST(KernelRows, SixteenBitTypesRoundOnce) {
   const auto softmax = map_reduce(softmax_options());
   for (auto type : {mx::float16, mx::bfloat16}) {

@@ -6,7 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -21,8 +21,11 @@ from zmlx.table import format_table
 _DESCRIPTION = """\
 Times kernels made of formulas on float32 arrays against MLX's composition of the same formula, with
 the machine's copy bandwidth measured in between, and what a first and a later call of a small
-kernel cost. MLX's cache is made large enough to hold outputs and temporaries of both, so that
-neither waits for the system to map pages.
+kernel cost. The copy reads as many bytes as an input has and writes as many past the caches, from
+and to pages that are mapped already. What arithmetic alone would take is worked out from the
+formula's multiplications and from the rate of multiply-adds that a long polynomial reaches in the
+cache; the floor is the larger of that and the copy's time. MLX's cache is made large enough to hold
+outputs and temporaries of both, so that neither waits for the system to map pages.
 """
 
 
@@ -37,6 +40,7 @@ class Case:
         inputs: arrays that both take.
         operations: of the formula, as MLX counts them; 0 for reductions.
         length: of a row; 0 for the bench's own.
+        multiplications: the least that an element needs, in multiply-adds' time (see `_EXP`).
     """
 
     name: str
@@ -45,6 +49,13 @@ class Case:
     inputs: int = 1
     operations: int = 0
     length: int = 0
+    multiplications: int = 0
+
+
+# What functions need of the units that multiply, in float32 to a unit in the last place: exp three
+# to take multiples of log(2) off, six for a polynomial of degree six, and a scaling by powers of
+# two that takes as long as two; a division as long as five (measured on Zen 5).
+_EXP, _DIVIDE = 11, 5
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,10 @@ def _norm2() -> Callable:
     return reduce(init="0", update="acc + v * v", finalize="sqrt(s)")
 
 
+def _stock_softmax(x: mx.array) -> mx.array:
+    return mx.softmax(x, axis=-1)
+
+
 def _geglu(a: mx.array, b: mx.array) -> mx.array:
     return 0.5 * a * (1 + mx.tanh(0.7978845608 * (a + 0.044715 * a * a * a))) * b
 
@@ -118,45 +133,45 @@ def _mish_gate(a: mx.array, b: mx.array) -> mx.array:
 def all_cases() -> list[Case]:
     """Memory-bound formulas, formulas of ten or more operations, and rows."""
     return [
-        Case("x * 2 + 1", elementwise_of("x * 2 + 1"), lambda x: x * 2 + 1, 1, 2),
+        Case("x * 2 + 1", elementwise_of("x * 2 + 1"), lambda x: x * 2 + 1, 1, 2, 0, 1),
         Case("max(x, 0)", elementwise_of("max(x, 0)"), lambda x: mx.maximum(x, 0), 1, 1),
-        Case("a * b + a", elementwise_of("a * b + a"), lambda a, b: a * b + a, 2, 2),
+        Case("a * b + a", elementwise_of("a * b + a"), lambda a, b: a * b + a, 2, 2, 0, 1),
         Case(
             "geglu",
             elementwise_of(
                 "0.5f * a * (1 + tanh(0.7978845608f * (a + 0.044715f * a * a * a))) * b"
             ),
-            _geglu, 2, 10,
+            _geglu, 2, 10, 0, 6 + _EXP + _DIVIDE,
         ),
         Case(
             "polynomial",
             elementwise_of(
                 "((((((0.0014f*x + 0.0083f)*x + 0.0417f)*x + 0.1667f)*x + 0.5f)*x + 1)*x + 1)"
             ),
-            _horner, 1, 12,
+            _horner, 1, 12, 0, 6,
         ),
         Case(
             "gaussians",
             elementwise_of(
                 "let l = x - 1; let r = x + 1; 0.25f * exp(-0.5f*l*l) + 0.75f * exp(-0.5f*r*r)"
             ),
-            _mixture, 1, 11,
+            _mixture, 1, 11, 0, 6 + 2 * _EXP,
         ),
         Case(
             "huber",
             elementwise_of(
                 "let d = a - b; (abs(d) < 1 ? 0.5f*d*d : abs(d) - 0.5f) + 0.01f*a*a"
             ),
-            _huber, 2, 10,
+            _huber, 2, 10, 0, 4,
         ),
         Case(
             "mish gate",
             elementwise_of("a * tanh(log(1 + exp(a))) * b + 0.5f * (a - b) * 2 - 1"),
-            _mish_gate, 2, 11,
+            _mish_gate, 2, 11, 0, 3 + _EXP + _DIVIDE,
         ),
-        Case("softmax", softmax, lambda x: mx.softmax(x, axis=-1), 1, 0, 1024),
-        Case("softmax", softmax, lambda x: mx.softmax(x, axis=-1), 1, 0, 32768),
-        Case("norm", _norm2, lambda x: mx.sqrt(mx.sum(x * x, -1)), 1, 0, 1024),
+        Case("softmax", softmax, _stock_softmax, 1, 0, 1024, _EXP + _DIVIDE),
+        Case("softmax", softmax, _stock_softmax, 1, 0, 32768, _EXP + _DIVIDE),
+        Case("norm", _norm2, lambda x: mx.sqrt(mx.sum(x * x, -1)), 1, 0, 1024, 1),
     ]  # fmt: skip
 
 
@@ -170,6 +185,8 @@ class KernelResult:
         kernel: times of the kernel.
         stock: times of MLX's composition.
         shares: the kernel's bytes per second over a copy's, each measured right before it.
+        arithmetic: seconds that the multiplications alone take on all threads.
+        floor_shares: the larger of that and the time of a copy as large, over the kernel's time.
         copy: copy bandwidth.
         error: largest difference from MLX's result, relative to the largest value.
     """
@@ -181,6 +198,13 @@ class KernelResult:
     shares: list[float]
     copy: Bandwidth
     error: float
+    arithmetic: float = 0.0
+    floor_shares: list[float] = field(default_factory=list)
+
+    @property
+    def floor_share(self) -> float:
+        """How near the kernel comes to its floor: the median of the rounds."""
+        return statistics.median(self.floor_shares)
 
     @property
     def rate(self) -> float:
@@ -210,6 +234,36 @@ def bench_kernels(settings: Settings, *, progress: bool = False) -> list[KernelR
         return [_measure(case, settings, bar) for case in all_cases()]
 
 
+def multiply_add_seconds(repeats: int = 200) -> float:
+    """Seconds of a multiply-add of one element on one thread.
+
+    Of two polynomials in the second-level cache, one with 72 coefficients more: what reading,
+    writing and calling take is the same for both.
+    """
+    from zmlx import _ext, elementwise
+
+    def polynomial(degree: int) -> Callable:
+        formula = "0.5f"
+        for i in range(degree):
+            formula = f"({formula} * x + 0.{i + 1:03}f)"
+        return elementwise(formula)
+
+    threads = _ext.num_threads()
+    _ext.set_num_threads(1)
+    try:
+        x = mx.random.uniform(-1.0, 1.0, (1 << 16,))
+        pair = [(polynomial(18), Series()), (polynomial(90), Series())]
+        for kernel, _ in pair:
+            mx.eval(x, kernel(x))
+        for _ in range(repeats):
+            for kernel, series in pair:
+                series.time(lambda kernel=kernel: kernel(x))
+        short, long = (min(series.seconds) for _, series in pair)
+        return (long - short) / 72 / x.size
+    finally:
+        _ext.set_num_threads(threads)
+
+
 def _measure(case: Case, settings: Settings, bar: Progress) -> KernelResult:
     bar.stage(f"{case.name} {case.length or ''}")
     length = case.length or 1024
@@ -228,6 +282,7 @@ def _measure(case: Case, settings: Settings, bar: Progress) -> KernelResult:
         Bandwidth("copy", settings.threads, bytes_each), error,
     )  # fmt: skip
     del own, stock
+    elements, units = rows * length, []
     for _ in range(settings.repeats):
         passes = len(result.copy.series.seconds)
         result.copy.sample()
@@ -236,7 +291,15 @@ def _measure(case: Case, settings: Settings, bar: Progress) -> KernelResult:
         copy = min(result.copy.series.seconds[passes:])
         best = min(result.kernel.seconds[-3:])
         result.shares.append(moved / best / (2 * bytes_each / copy))
+        # In every round, as processors change their clock.
+        unit = multiply_add_seconds(20)
+        arithmetic = case.multiplications * elements * unit / settings.threads
+        units.append(unit)
+        result.floor_shares.append(max(arithmetic, copy * moved / (2 * bytes_each)) / best)
         bar.advance(4)
+    result.arithmetic = (
+        case.multiplications * elements * statistics.median(units) / settings.threads
+    )
     for _ in range(max(3, settings.repeats // 4)):
         result.stock.time(lambda: case.stock(*inputs))
         bar.advance()
@@ -295,12 +358,24 @@ def results_text(results: list[KernelResult], calls: CallResult, settings: Setti
             f"{result.rate / 1e9:.1f}",
             f"{result.copy.bytes_per_second / 1e9:.1f}",
             f"{100 * result.share:.0f} %",
+            f"{1e3 * result.arithmetic:.2f}",
+            f"{100 * result.floor_share:.0f} %",
             f"{1e3 * result.stock.median:.1f}",
             f"{result.stock.median / result.kernel.median:.1f}",
         ]
         for result in results
     ]
-    header = ["formula", "time ms", "GB/s", "copy GB/s", "of copy", "MLX ms", "x MLX"]
+    header = [
+        "formula",
+        "time ms",
+        "GB/s",
+        "copy GB/s",
+        "of copy",
+        "arithmetic ms",
+        "of floor",
+        "MLX ms",
+        "x MLX",
+    ]
     return "\n".join(
         [
             f"kernels: inputs of {settings.megabytes} MiB float32, {settings.threads} threads",
@@ -352,6 +427,8 @@ def results_capsule(
                     "bytes_per_second": result.rate,
                     "copy_bytes_per_second": result.copy.bytes_per_second,
                     "share_of_copy_bandwidth": result.share,
+                    "arithmetic_seconds": result.arithmetic,
+                    "share_of_floor": result.floor_share,
                     "stock_seconds": result.stock.median,
                     "stock_over_kernel": result.stock.median / result.kernel.median,
                     "error": result.error,

@@ -147,7 +147,8 @@ def _norm_table(capsules: list[dict[str, Any]]) -> list[str]:
 
 
 def _kernels_table(capsules: list[dict[str, Any]]) -> list[str]:
-    header = ["Formula", "Inputs", "Time, ms", "GB/s", "of copy bandwidth", "vs MLX"]
+    header = ["Formula", "Inputs", "Time, ms", "GB/s", "of copy bandwidth",
+              "of copy or arithmetic", "vs MLX"]  # fmt: skip
     rows = [
         [
             case["formula"] + (f", rows of {case['length']}" if case["length"] else ""),
@@ -155,6 +156,7 @@ def _kernels_table(capsules: list[dict[str, Any]]) -> list[str]:
             f"{1e3 * case['seconds']:.2f}",
             f"{case['bytes_per_second'] / 1e9:.1f}",
             f"{100 * case['share_of_copy_bandwidth']:.0f} %",
+            f"{100 * case['share_of_floor']:.0f} %",
             _times(case["stock_over_kernel"]),
         ]
         for capsule in capsules
