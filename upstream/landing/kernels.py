@@ -6,7 +6,7 @@ from functools import cache
 from .change import COPYRIGHT
 from .cpp import ROOT
 from .errors import Missing
-from .rewrite import edit, fold
+from .rewrite import CLASSES, edit, fold
 
 NAMESPACE = "fused"
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.M)
@@ -55,6 +55,8 @@ def text(folder, name, include):
     path = f"{folder}/{name}"
     source = edit((ROOT / path).read_text(), *_COMMENTS.get(path, []))
     source = re.sub(r"\bzmlx\b", NAMESPACE, fold(source, kExact=True))
+    for ours, theirs in CLASSES.items():
+        source = re.sub(rf"\b{ours}\b", theirs, source)
     source = re.sub(r"^( *)/// ?", r"\1// ", source, flags=re.M)
     source = _INCLUDE.sub(lambda m: f'#include "{include(m.group(1))}"', source)
     return f"// {COPYRIGHT}\n\n{source}"
