@@ -24,7 +24,6 @@ def parser():
     out.add_argument(
         "primitives",
         nargs="*",
-        choices=[*PRIMITIVES, []],
         metavar="PRIMITIVE",
         help=f"{', '.join(PRIMITIVES)}; without any, --check and --revert take all",
     )
@@ -41,8 +40,9 @@ def parser():
 def run(options):
     checkout = Checkout(options.checkout)
     named = options.primitives or (PRIMITIVES if options.check or options.revert else ())
-    if not named:
-        raise Missing(f"name a primitive: {', '.join(PRIMITIVES)}")
+    if not named or set(named) - set(PRIMITIVES):
+        wrong = ", ".join(set(named) - set(PRIMITIVES))
+        raise Missing(f"{wrong or 'nothing'} is no primitive; there are {', '.join(PRIMITIVES)}")
     present = checkout.applied()
     kept = [op for op in present if op not in named]
     wanted = kept if options.revert else [*kept, *named]
@@ -66,7 +66,7 @@ def run(options):
 
 def main(arguments=None):
     try:
-        run(parser().parse_args(arguments))
+        run(parser().parse_intermixed_args(arguments))
     except (Missing, Conflict) as error:
         print(f"apply.py: {error}", file=sys.stderr)
         return 1

@@ -15,91 +15,93 @@ class Checkout:
         self.path = Path(path)
         if not (self.path / "mlx/fast.h").is_file():
             raise Missing(f"{path} is no checkout of MLX: it has no mlx/fast.h")
-        self._formatted = {}
 
     def applied(self):
         """The primitives that mlx/fast.h declares already."""
         text = (self.path / "mlx/fast.h").read_text()
         return tuple(op for op in PRIMITIVES if f" {op}(" in text)
 
-    def change(self, chosen):
-        """What the checkout holds with these primitives and not without, formatted."""
-        ops = (self.path / "mlx/ops.h").read_text()
+    def update(self, wanted, dry_run=False):
+        """Makes the checkout hold just these primitives.
+
+        Returns the paths that are written and those that are removed. Nothing is written if
+        anything is amiss: raises Missing for a place that is not found, Conflict for a file or a
+        text that is not as this tool wrote it.
+        """
+        present = self.applied()
+        wanted = tuple(op for op in PRIMITIVES if op in wanted)
+        change = self._change(wanted)
+        before, after = self._files(self._change(present)), self._files(change)
+        self._check_files(before, after)
+        texts = self._edited(change.insertions, present, wanted) | after
+        written = sorted(path for path, text in texts.items() if self._differs(path, text))
+        removed = sorted(set(before) - set(after))
+        if not dry_run:
+            self._write({path: texts[path] for path in written}, removed)
+        return written, removed
+
+    def _change(self, chosen):
+        ops = self._read("mlx/ops.h")
         declared = re.search(r"\barray gather_qmm\(.*?\);", ops, re.S)
         if not declared:
             raise Missing("mlx/ops.h has no longer the function gather_qmm")
         change = Change(has_global_scale="global_scale" in declared.group())
         for part in (graph, cpu, gpu, metal, cuda, python):
             part.add(change, chosen)
-        for path, text in change.files.items():
-            change.files[path] = self._format(formatting.clang_format, path, text)
         return change
 
-    def _format(self, format_, path, text):
-        if not path.endswith((".h", ".cpp")):
-            return text
-        key = (path, text)
-        if key not in self._formatted:
-            self._formatted[key] = format_(text, path, self.path)
-        return self._formatted[key]
+    def _read(self, path):
+        if not (self.path / path).is_file():
+            raise Missing(f"MLX has no longer the file {path}")
+        return (self.path / path).read_text()
 
-    def _text_of(self, insertion):
-        if insertion.text.startswith(("#include", "NO_", "    ", "INCLUDE", "const char*")):
+    def _files(self, change):
+        return {
+            path: formatting.clang_format(text, path, self.path)
+            for path, text in change.files.items()
+        }
+
+    def _inserted(self, insertion):
+        """The text of an insertion in the checkout's style; entries of lists are in it already."""
+        if insertion.text.startswith(("#include", "NO_", "    ", "const char*")):
             return insertion.text
-        return self._format(formatting.block, insertion.path, insertion.text)
+        return formatting.block(insertion.text, insertion.path, self.path)
 
-    def _edited(self, present, wanted):
-        """MLX's own files without what `present` needs and with what `wanted` needs.
+    def _check_files(self, before, after):
+        for path, text in before.items():
+            if self._differs(path, text):
+                raise Conflict(f"{path} is not as this tool wrote it; keep or remove it by hand")
+        for path in sorted(set(after) - set(before)):
+            if (self.path / path).exists():
+                raise Conflict(f"{path} is there already, and not from this tool")
 
-        Raises Missing for a place, Conflict for a text that is not there any more.
-        """
-        texts = {}
-        insertions = self.change(wanted).insertions
+    def _edited(self, insertions, present, wanted):
+        """MLX's own files without what `present` needs and with what `wanted` needs."""
+        texts = {path: self._read(path) for path in {i.path: None for i in insertions}}
         for insertion in insertions:
-            path = self.path / insertion.path
-            if insertion.path not in texts:
-                if not path.is_file():
-                    raise Missing(f"MLX has no {insertion.path}")
-                texts[insertion.path] = path.read_text()
             if insertion.owners & set(present):
-                text = self._text_of(insertion)
+                text = self._inserted(insertion)
                 if texts[insertion.path].count(text) != 1:
                     raise Conflict(
                         f"{insertion.path} was changed after {', '.join(present)} came into it: "
                         f"it no longer has {text.strip().splitlines()[0]!r} ... as it was written"
                     )
                 texts[insertion.path] = texts[insertion.path].replace(text, "")
+        lacking = []
         for insertion in insertions:
+            if not insertion.owners & set(wanted):
+                continue
             text = texts[insertion.path]
             try:
                 place = insertion.place(text)
             except Missing as error:
-                raise Missing(f"{insertion.path} has no longer {error}") from None
-            if insertion.owners & set(wanted):
-                texts[insertion.path] = text[:place] + self._text_of(insertion) + text[place:]
+                lacking.append(f"{insertion.path} has no longer {error}")
+            else:
+                added = self._inserted(insertion)
+                texts[insertion.path] = text[:place] + added + text[place:]
+        if lacking:
+            raise Missing("; ".join(dict.fromkeys(lacking)))
         return texts
-
-    def update(self, wanted, dry_run=False):
-        """Makes the checkout hold just these primitives.
-
-        Returns the paths that are written and those that are removed.
-        """
-        present = self.applied()
-        wanted = tuple(op for op in PRIMITIVES if op in wanted)
-        before, after = self.change(present).files, self.change(wanted).files
-        texts = self._edited(present, wanted)
-        for path, text in before.items():
-            if not (self.path / path).is_file() or (self.path / path).read_text() != text:
-                raise Conflict(f"{path} is not as this tool wrote it; keep or remove it by hand")
-        for path in set(after) - set(before):
-            if (self.path / path).exists():
-                raise Conflict(f"{path} is there already, and not from this tool")
-        texts |= after
-        written = [p for p, text in texts.items() if self._differs(p, text)]
-        removed = sorted(set(before) - set(after))
-        if not dry_run:
-            self._write({p: texts[p] for p in written}, removed)
-        return sorted(written), removed
 
     def _differs(self, path, text):
         full = self.path / path
@@ -113,5 +115,6 @@ class Checkout:
         for path in removed:
             full = self.path / path
             full.unlink()
-            if not any(full.parent.iterdir()):
-                full.parent.rmdir()
+            while not any(full.parent.iterdir()):
+                full = full.parent
+                full.rmdir()

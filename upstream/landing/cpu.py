@@ -10,144 +10,129 @@ from . import places
 from .change import GATHERING, cpp_file, in_namespace, stored
 from .cpp import all_of, take
 from .graph import EXPERTS_H, INPUTS_H
-from .primitive import final
+from .primitive import CLASS_OF, final
 from .rewrite import fold, host
 
 FOLDER = "mlx/backend/cpu/"
+EVALUATED = ("gather_qmm_swiglu", "add_rms_norm", "gather_qmm_combine")
 _EVAL = "src/fast/eval_cpu.cpp"
-EVALUATED = {
-    "gather_qmm_swiglu": "GatherQmmSwiglu",
-    "gather_qmm_combine": "GatherQmmCombine",
-    "add_rms_norm": "AddRmsNorm",
+
+_INCLUDES = {
+    "gather_qmm_swiglu": ["<limits>", "<utility>", "<vector>", FOLDER + "activations.h"],
+    "gather_qmm_combine": ["<algorithm>", "<limits>", "<utility>", "<vector>", FOLDER + "lanes.h"],
+    "add_rms_norm": ["<algorithm>", "<cmath>", "<vector>", FOLDER + "lanes.h"],
 }
 
 
-def _cpu(text):
-    text = text.replace("mx::cpu::", "cpu::").replace(", Scratch& scratch)", ")")
-    return host(re.sub(r"\bsize_of\(from_type\)", "cpu::size_of(from_type)", text))
+def _moved(text):
+    """Structures and evaluations, which need no working memory of their own kind here."""
+    text = text.replace(", Scratch& scratch)", ")").replace("(args, scratch)", "(args)")
+    text = re.sub(r" *MlxScratch scratch;\n", "", text)
+    data = r"\1.set_data(mx::allocator::malloc(\1.nbytes()));"
+    text = re.sub(r"\ballocate\((\w+)\);", data, text)
+    text = re.sub(r"(?<![:\w])size_of\((\w+_type)\)", r"cpu::size_of(\1)", text)
+    text = re.sub(r"(?<![:\w])Encoder&", "mx::cpu::CommandEncoder&", text)
+    return host(text.replace("mx::cpu::", "cpu::"))
 
 
-def _without_scratch(text):
-    text = re.sub(r" *MlxScratch scratch;\n", "", text).replace("(args, scratch)", "(args)")
-    text = re.sub(
-        r"\ballocate\((\w+)\);", r"\1.set_data(mx::allocator::malloc(\1.nbytes()));", text
-    )
-    text = re.sub(r"(?<![:\w])size_of\(weight_type\)", "cpu::size_of(weight_type)", text)
-    return re.sub(r"(?<![:\w])Encoder&", "mx::cpu::CommandEncoder&", text)
+def _split_comment(text):
+    comment = "".join(re.findall(r"^//[^\n]*\n", text.split("{")[0], re.M))
+    return comment, text[len(comment) :]
 
 
-def _experts(change, chosen):
-    """What the evaluations share: arrays as pointers and strides, and pairs by their experts."""
-    gathering = bool(set(chosen) & set(GATHERING))
-    header = all_of("src/cpu/quantized.h")
-    if gathering:
-        header += take(
-            "src/cpu/expert_groups.h",
-            "ExpertGroup",
-            "ExpertGroups",
-            "group_by_expert",
-            "Activations",
-        )
+def _scalars(change):
     change.add_file(
-        FOLDER + "experts.h",
+        FOLDER + "scalars.h",
         cpp_file(
-            ["<cstddef>", "<cstdint>", "<vector>"],
+            ["<cstddef>", "<cstdint>"],
             "mlx::core::cpu",
-            host("\n\n".join(header)),
+            *(host(t) for t in take("src/cpu/quantized.h", "Scalar", "size_of")),
+            stored(FOLDER + "scalars.inc"),
             header=True,
         ),
     )
-    if gathering:
-        change.add_file(
-            FOLDER + "experts.cpp",
-            cpp_file(
-                ["<algorithm>", FOLDER + "experts.h"],
-                "mlx::core::cpu",
-                in_namespace("", *take("src/cpu/expert_groups.cpp", "kMaxGroupRows")),
-                *take("src/cpu/expert_groups.cpp", "group_by_expert"),
-            ),
-        )
+    for name in ("scalars.cpp", "lanes.h"):
+        change.add_file(FOLDER + name, stored(FOLDER + name))
+
+
+def _experts(change):
+    """What the gathering operations share: quantized matrices, and pairs by their experts."""
+    groups = ("ExpertGroup", "ExpertGroups", "group_by_expert", "Activations")
+    header = [
+        *all_of("src/cpu/quantized.h", without=("Scalar", "size_of")),
+        *take("src/cpu/expert_groups.h", *groups),
+    ]
+    change.add_file(
+        FOLDER + "experts.h",
+        cpp_file(
+            ["<vector>", FOLDER + "scalars.h"],
+            "mlx::core::cpu",
+            *(host(t) for t in header),
+            header=True,
+        ),
+    )
+    path = "src/cpu/expert_groups.cpp"
+    change.add_file(
+        FOLDER + "experts.cpp",
+        cpp_file(
+            ["<algorithm>", FOLDER + "experts.h"],
+            "mlx::core::cpu",
+            host(in_namespace("", *take(path, "kMaxGroupRows"))),
+            host(take(path, "group_by_expert")[0]),
+        ),
+    )
     for name in ("expert_product.h", "expert_product.cpp"):
         change.add_file(FOLDER + name, stored(FOLDER + name))
-    change.insert(
-        FOLDER + "CMakeLists.txt",
-        _list(),
-        "          ${CMAKE_CURRENT_SOURCE_DIR}/expert_product.cpp\n",
-        EVALUATED,
-    )
-    change.insert(
-        FOLDER + "CMakeLists.txt",
-        _list(),
-        "          ${CMAKE_CURRENT_SOURCE_DIR}/experts.cpp\n",
-        GATHERING,
-    )
-
-
-def _list():
-    return places.after_source("target_sources", "encoder.cpp")
 
 
 def _arrays(change, chosen):
     """Arrays to the kernels' structures, as `eval_cpu` of each primitive needs them."""
-    names = ["scalar_of"]
-    if set(chosen) & set(GATHERING):
-        names += [
-            "format_of",
-            "offsets_of",
-            "with_contiguous_rows",
-            "experts_of",
-            "gather",
-            "leading_axes",
-        ]
+    gathering = bool(set(chosen) & set(GATHERING))
+    names = ["scalar_of", "offsets_of"]
+    if gathering:
+        names += ["format_of", "with_contiguous_rows", "experts_of", "gather", "leading_axes"]
     if "add_rms_norm" in chosen:
-        names += ["contiguous_as"] if "offsets_of" in names else ["offsets_of", "contiguous_as"]
-    parts = [_cpu(_without_scratch(t)) for t in take(_EVAL, *names)]
-    declarations = []
-    for text in parts:
-        comment = "".join(re.findall(r"^//[^\n]*\n", text, re.M))
-        declarations.append(comment + text[len(comment) :].split(" {\n", 1)[0] + ";")
-    inputs = EXPERTS_H if set(chosen) & set(GATHERING) else INPUTS_H
-    includes = [FOLDER + "encoder.h", FOLDER + "expert_product.h", inputs]
+        names.append("contiguous_as")
+    declarations, definitions = [], []
+    for text in take(_EVAL, *names):
+        comment, body = _split_comment(_moved(text))
+        declarations.append(comment + body.split(" {\n", 1)[0] + ";")
+        definitions.append(body)
+    own = [FOLDER + "experts.h", EXPERTS_H] if gathering else [FOLDER + "scalars.h", INPUTS_H]
     change.add_file(
-        FOLDER + "expert_arrays.h",
+        FOLDER + "kernel_arrays.h",
         cpp_file(
-            ["<vector>", *includes, "mlx/array.h"], "mlx::core::fast", *declarations, header=True
-        ),
-    )
-    bodies = [t[len("".join(re.findall(r"^//[^\n]*\n", t.split("{")[0], re.M))) :] for t in parts]
-    change.add_file(
-        FOLDER + "expert_arrays.cpp",
-        cpp_file(
-            ["<cstring>", "<tuple>", "<utility>", FOLDER + "expert_arrays.h", "mlx/allocator.h"],
+            ["<vector>", FOLDER + "encoder.h", *own, "mlx/array.h"],
             "mlx::core::fast",
-            *bodies,
+            *declarations,
+            header=True,
         ),
     )
-    change.insert(
-        FOLDER + "CMakeLists.txt",
-        _list(),
-        "          ${CMAKE_CURRENT_SOURCE_DIR}/expert_arrays.cpp\n",
-        EVALUATED,
+    change.add_file(
+        FOLDER + "kernel_arrays.cpp",
+        cpp_file(
+            ["<cstring>", "<tuple>", "<utility>", FOLDER + "kernel_arrays.h", "mlx/allocator.h"],
+            "mlx::core::fast",
+            *definitions,
+        ),
     )
 
 
-def _evaluation(operation, cls):
-    structures = all_of(f"src/cpu/{operation}.h", without=(operation,))
-    function = _cpu(take(f"src/cpu/{operation}.h", operation)[0])
-    comment = "".join(re.findall(r"^//[^\n]*\n", function, re.M))
+def _evaluation(operation):
+    header = f"src/cpu/{operation}.h"
+    structures = all_of(header, without=(operation,))
+    comment, _ = _split_comment(_moved(take(header, operation)[0]))
     arithmetic = stored(f"{FOLDER}{operation}.inc")
     arithmetic = arithmetic.replace(f"void {operation}(", f"{comment}void {operation}(", 1)
-    # One name an idea: the graph level has the same enumeration.
-    evaluation = fold(take(_EVAL, f"{cls}::eval_cpu")[0], has_residual=True)
-    evaluation = _cpu(final(_without_scratch(evaluation)))
-    includes = {
-        "gather_qmm_swiglu": ["<limits>", "<utility>", "<vector>", FOLDER + "activations.h"],
-        "gather_qmm_combine": ["<algorithm>", "<limits>", "<utility>", "<vector>"],
-        "add_rms_norm": ["<cmath>", "<vector>"],
-    }[operation]
-    includes += [FOLDER + "expert_arrays.h", "mlx/allocator.h", "mlx/fast_primitives.h"]
+    evaluation = take(_EVAL, f"{CLASS_OF[operation]}::eval_cpu")[0]
+    evaluation = _moved(final(fold(evaluation, has_residual=True)))
+    includes = [*_INCLUDES[operation], FOLDER + "kernel_arrays.h", "mlx/allocator.h"]
+    if operation in GATHERING:
+        includes.append(FOLDER + "expert_product.h")
+    else:
+        includes.append("mlx/types/half_types.h")
     return cpp_file(
-        includes,
+        [*includes, "mlx/fast_primitives.h"],
         "mlx::core",
         in_namespace("cpu", *(host(s) for s in structures), arithmetic),
         in_namespace("fast", evaluation),
@@ -155,24 +140,28 @@ def _evaluation(operation, cls):
 
 
 def add(change, chosen):
-    evaluated = [op for op in EVALUATED if op in chosen]
-    if evaluated:
-        _experts(change, chosen)
+    if set(chosen) & set(EVALUATED):
+        _scalars(change)
         _arrays(change, chosen)
+    if set(chosen) & set(GATHERING):
+        _experts(change)
     if "gather_qmm_swiglu" in chosen:
         change.add_file(FOLDER + "activations.h", stored(FOLDER + "activations.h"))
-    for operation, cls in EVALUATED.items():
-        if operation in chosen:
-            change.add_file(f"{FOLDER}{operation}.cpp", _evaluation(operation, cls))
+    listed = [("scalars", EVALUATED), ("kernel_arrays", EVALUATED)]
+    listed += [("experts", GATHERING), ("expert_product", GATHERING)]
+    for name, owners in [*listed, *((op, (op,)) for op in EVALUATED)]:
         change.insert(
             FOLDER + "CMakeLists.txt",
-            _list(),
-            f"          ${{CMAKE_CURRENT_SOURCE_DIR}}/{operation}.cpp\n",
-            (operation,),
+            places.after_source("target_sources", "encoder.cpp"),
+            f"          ${{CMAKE_CURRENT_SOURCE_DIR}}/{name}.cpp\n",
+            owners,
         )
+    for operation in EVALUATED:
+        if operation in chosen:
+            change.add_file(f"{FOLDER}{operation}.cpp", _evaluation(operation))
         change.insert(
             "mlx/backend/no_cpu/primitives.cpp",
             places.before_namespace_end("fast"),
-            f"NO_CPU_MULTI({host(cls)})\n",
+            f"NO_CPU_MULTI({host(CLASS_OF[operation])})\n",
             (operation,),
         )

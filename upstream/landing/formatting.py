@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import Missing
@@ -34,10 +35,15 @@ def version():
 def clang_format(text, path, checkout):
     """The text in the style that the checkout has for a file of this path."""
     style = checkout / ".clang-format"
-    if not style.exists():
+    if not path.endswith((".h", ".cpp", ".cuh")) or not style.exists():
         return text
+    return _formatted(text, path, style.read_text())
+
+
+@lru_cache(maxsize=4096)
+def _formatted(text, path, style):
     # MLX writes braces around every body, which its style does not ask for.
-    rules = re.sub(r"^\.\.\.\n?", "", style.read_text(), flags=re.M) + "InsertBraces: true\n"
+    rules = re.sub(r"^\.\.\.\n?", "", style, flags=re.M) + "InsertBraces: true\n"
     with tempfile.NamedTemporaryFile("w", suffix=".clang-format") as file:
         file.write(rules)
         file.flush()

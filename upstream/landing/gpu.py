@@ -21,6 +21,7 @@ def host_of_kernels(text):
     def renamed(found):
         return re.sub(r"\bzmlx\b", KERNELS, found.group().replace("zmlx_", ""))
 
+    text = text.replace("src/cuda", "device/")
     return host(re.sub(r'"(?:\\.|[^"\\\n])*"', renamed, final(text)))
 
 

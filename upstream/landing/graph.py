@@ -125,6 +125,6 @@ def add(change, chosen):
     for operation in PRIMITIVES:
         owner = (operation,)
         change.insert("mlx/fast.h", end, _declaration(operation) + "\n\n", owner)
-        change.insert(header, end, host(primitive(operation)) + "\n", owner)
+        change.insert(header, end, host(primitive(operation)).strip() + "\n\n", owner)
         change.insert(source, end, block(operation) + "\n\n", owner)
     change.insert(source, places.after_includes("mlx/fast.h"), f'#include "{INPUTS_H}"\n')

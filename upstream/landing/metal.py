@@ -256,7 +256,10 @@ def _jit_source(operation, needed):
             line = indent + name
         else:
             line += " " + name
-    return "\n".join([*lines, line]) + ")\n"
+    lines.append(line)
+    if len(lines) > 2:
+        lines = ["make_jit_source(", f"  fused/{operation}", *(f"  {name}" for name in names)]
+    return "\n".join(lines) + ")\n"
 
 
 def add(change, chosen):

@@ -88,7 +88,9 @@ class TestAddRMSNorm(mlx_tests.MLXTestCase):
         tangents = [mx.random.normal((3, 64)), mx.random.normal((3, 64))]
         weight = mx.random.normal((64,))
         _, y = mx.jvp(
-            lambda x, r: mx.fast.add_rms_norm(x, r, weight, 1e-5), [x, residual], tangents
+            lambda x, r: mx.fast.add_rms_norm(x, r, weight, 1e-5),
+            [x, residual],
+            tangents,
         )
         _, expected = mx.jvp(
             lambda x, r: composed(x, r, weight, 1e-5), [x, residual], tangents

@@ -45,8 +45,14 @@ class Layer:
             q = list(q) + [None] * (3 - len(q))
             self.weights += q
             # dequantize rounds to the type of w
-            exact = [a if a.dtype == mx.uint8 else a.astype(mx.float32) for a in q[1:] if a is not None]
-            self.dense.append(mx.dequantize(q[0], *exact, **self.kwargs, dtype=mx.float32))
+            exact = [
+                a if a.dtype == mx.uint8 else a.astype(mx.float32)
+                for a in q[1:]
+                if a is not None
+            ]
+            self.dense.append(
+                mx.dequantize(q[0], *exact, **self.kwargs, dtype=mx.float32)
+            )
             self.bias.append(mx.random.normal((E, H)).astype(dtype) if bias else None)
         mx.eval(self.weights, self.dense, self.bias)
 
@@ -134,7 +140,9 @@ class TestGatherQMMSwiglu(mlx_tests.MLXTestCase):
         indices = mx.array([[0, 1]], mx.uint32)
         for scale in (100.0, 1e4):
             x = scale * mx.random.normal((1, 1, 1, 256))
-            self.assertNear(layer.fused(x, indices), layer.composed(x, indices), mx.float32)
+            self.assertNear(
+                layer.fused(x, indices), layer.composed(x, indices), mx.float32
+            )
         x = mx.full((1, 1, 1, 256), mx.inf)
         self.assertFalse(mx.isfinite(layer.fused(x, indices)).any().item())
 
@@ -182,7 +190,9 @@ class TestGatherQMMSwiglu(mlx_tests.MLXTestCase):
         for activation in ("swiglu", "geglu", "swiglu_clamped"):
 
             def fused(x):
-                return (layer.fused(x, indices, activation=activation) * cotangent).sum()
+                return (
+                    layer.fused(x, indices, activation=activation) * cotangent
+                ).sum()
 
             def composed(x):
                 return (layer.composed(x, indices, activation) * cotangent).sum()

@@ -2,9 +2,7 @@
 
 #pragma once
 
-#include <cmath>
-
-#include "mlx/backend/cpu/expert_product.h"
+#include "mlx/backend/cpu/lanes.h"
 
 namespace mlx::core::cpu {
 
