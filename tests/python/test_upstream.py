@@ -1,5 +1,6 @@
 """upstream/apply.py on small trees. What it writes is compiled and run in a checkout of MLX."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "upstream"))
 
 import apply  # noqa: E402
+import evidence  # noqa: E402
 from landing import cpp, places, rewrite  # noqa: E402
 from landing.change import PRIMITIVES  # noqa: E402
 from landing.errors import Missing  # noqa: E402
+from zmlx.bench.report import newest_capsules  # noqa: E402
 
 
 @pytest.fixture
@@ -197,6 +200,49 @@ def test_cuda_kernels_compile_as_they_land(tree, tmp_path, family):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+# -- evidence --------------------------------------------------------------------------------------
+
+
+def test_evidence(capsys):
+    capsules = ROOT / "benchmarks/repro_capsules"
+    assert evidence.main([]) == 0
+    text = capsys.readouterr().out
+    for backend in ("CPU", "CUDA", "Metal"):
+        assert text.count(f"## {backend}") == 1
+    kinds = evidence._EVIDENCE_OF
+    for path, capsule in newest(capsules):
+        assert (path.name in text) == (capsule["kind"] in kinds), path.name
+        for entry in capsule["measurements"] if capsule["kind"] == "cuda_chain" else []:
+            assert f"M = {entry['case']['tokens']}: same bits" in text
+    assert "python benchmarks/bench_moe_layer.py" in text
+    assert evidence.main(["add_rms_norm"]) == 0
+    text = capsys.readouterr().out
+    assert "add_rms_norm-64MiB" in text and "moe_layer" not in text
+
+
+def newest(folder):
+    return [entry for found in newest_capsules(folder).values() for entry in found]
+
+
+def test_evidence_says_what_failed(tmp_path, capsys):
+    source = next((ROOT / "benchmarks/repro_capsules").glob("cuda_chain-*.json"))
+    capsule = json.loads(source.read_text())
+    capsule["passed"] = False
+    next(iter(capsule["results"].values()))["equal"] = False
+    (tmp_path / source.name).write_text(json.dumps(capsule))
+    assert evidence.main(["--capsules", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "other bits" in text and "did not pass" in text
+    assert text.count("Nothing is measured yet") == 2
+
+
+def test_evidence_of_nothing(tmp_path, capsys):
+    assert evidence.main(["rope"]) == 1
+    assert "rope is no primitive" in capsys.readouterr().err
+    (tmp_path / "bad.json").write_text("{}")
+    assert evidence.main(["--capsules", str(tmp_path)]) == 1
 
 
 # -- the parts -------------------------------------------------------------------------------------

@@ -102,8 +102,11 @@ def _add_rms_norm():
             """auto fallback = [options, s](const std::vector<mx::array>& inputs) {
     return compose(inputs, options, s);
   };
+  // The two outputs of a long prompt are new memory, which takes longer to get than to fill.
+  constexpr size_t kMaxCpuBytes = 1 << 20;
   const bool on_cpu = s.device == mx::Device::cpu;
-  if (on_cpu ? !all_floats(inputs) : AddRmsNorm::use_fallback(inputs, s)) {
+  if (on_cpu ? !all_floats(inputs) || x.nbytes() >= kMaxCpuBytes
+             : AddRmsNorm::use_fallback(inputs, s)) {
     return fallback(inputs);
   }""",
         ),

@@ -56,6 +56,10 @@ class TestAddRMSNorm(mlx_tests.MLXTestCase):
                 self.check(x.astype(a), residual.astype(a), weight.astype(b))
                 self.check(x.astype(a), residual.astype(b), weight.astype(a))
 
+    def test_long_prompt(self):
+        x, residual = mx.random.normal((2, 1, 300, 2048))
+        self.check(x, residual, mx.random.normal((2048,)))
+
     def test_strided(self):
         x = mx.random.normal((64, 3)).T
         residual = mx.random.normal((3, 64, 2))[..., 0]

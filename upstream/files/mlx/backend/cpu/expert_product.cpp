@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "mlx/backend/cpu/expert_product.h"
 #include "mlx/backend/cpu/lanes.h"
@@ -47,78 +48,110 @@ struct Layout {
   size_t columns, units;
 };
 
-// What the code of each number stands for.
+// The float32 that each code stands for.
 template <Format format>
-float from_code(uint32_t code) {
-  if constexpr (format == Format::fp4) {
-    constexpr float values[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
-    return code & 8 ? -values[code & 7] : values[code];
-  } else if constexpr (format == Format::fp8) {
-    static const auto table = [] {
-      std::vector<float> values;
-      for (int i = 0; i < 256; ++i) {
-        const auto byte = static_cast<uint8_t>(i);
-      values.push_back(float_from(&byte, Scalar::e4m3));
+const float* values_of_codes() {
+  static const auto values = [] {
+    std::vector<float> values;
+    for (int code = 0; code < 256; ++code) {
+      if (format == Format::fp8) {
+        const auto byte = static_cast<uint8_t>(code);
+        values.push_back(float_from(&byte, Scalar::e4m3));
+      } else {
+        constexpr float fp4[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+        values.push_back(code & 8 ? -fp4[code & 7] : fp4[code & 7]);
       }
-      return values;
-    }();
-    return table[code];
-  } else {
-    return static_cast<float>(code);
-  }
+    }
+    return values;
+  }();
+  return values.data();
 }
 
-// One row of weights with a scale and a bias for each lane of each unit.
-struct WeightRow {
+// Rows of weights as float32 codes, with a scale and a bias for each lane of
+// each unit.
+template <Format format>
+class WeightRow {
+ public:
+  WeightRow(const Experts& experts, const Layout& layout)
+      : codes(layout.units * layout.columns),
+        scales(layout.units * num_lanes),
+        biases(is_affine(format) ? scales.size() : 0),
+        experts_(experts),
+        packed_(codes.size() * bits / 8 + sizeof(uint32_t)),
+        group_of_lane_(scales.size()),
+        groups_(experts.groups() + 1) {
+    for (size_t at = 0; at < scales.size(); ++at) {
+      const size_t unit = at / num_lanes;
+      const int lane = static_cast<int>(at % num_lanes);
+      const size_t group = layout.column(unit, 0, lane) / experts.group_size;
+      // Beyond the row, a group whose scale and bias are 0.
+      group_of_lane_[at] = std::min(group, experts.groups());
+    }
+  }
+
+  void load(uint32_t expert, size_t n) {
+    std::copy_n(experts_.row(expert, n), experts_.row_bytes(), packed_.data());
+    const uint8_t* from = packed_.data();
+    float* to = codes.data();
+    for (; to < codes.data() + codes.size(); to += count * num_lanes) {
+      unpack(from, to);
+      from += count * num_lanes * bits / 8;
+    }
+    load_groups(experts_.scales, expert, n, scales);
+    if constexpr (is_affine(format)) {
+      load_groups(experts_.biases, expert, n, biases);
+    }
+  }
+
   std::vector<float> codes, scales, biases;
-};
 
-template <Format format>
-void unpack(
-    const Experts& experts,
-    uint32_t expert,
-    size_t n,
-    const Layout& layout,
-    WeightRow& row) {
-  constexpr int bits = bits_of(format);
-  const uint8_t* w = experts.row(expert, n);
-  const auto* scales =
-      static_cast<const uint8_t*>(experts.scales.row(expert, n));
-  const auto* biases = is_affine(format)
-      ? static_cast<const uint8_t*>(experts.biases.row(expert, n))
-      : nullptr;
-  float* to = row.codes.data();
-  for (size_t unit = 0; unit < layout.units; ++unit) {
-    for (int i = 0; i < positions(format); ++i) {
-      for (int lane = 0; lane < num_lanes; ++lane, ++to) {
-        const size_t column = layout.column(unit, i, lane);
-        if (column >= experts.K) {
-          *to = 0.0f;
-          continue;
-        }
-        const size_t bit = column * bits, byte = bit / 8, shift = bit % 8;
-        uint32_t code = w[byte] >> shift;
-        if (shift + bits > 8) {
-          code |= uint32_t{w[byte + 1]} << (8 - shift);
-        }
-        *to = from_code<format>(code & ((1u << bits) - 1));
+ private:
+  static constexpr int bits = bits_of(format), count = positions(format);
+
+  // One unit.
+  static void unpack(const uint8_t* from, float* to) {
+    if constexpr (format == Format::fp8) {
+      for (int i = 0; i < count * num_lanes; ++i) {
+        to[i] = values_of_codes<format>()[from[i]];
       }
-    }
-    for (int lane = 0; lane < num_lanes; ++lane) {
-      const size_t column = layout.column(unit, 0, lane);
-      const size_t group = column / experts.group_size;
-      const bool within = column < experts.K;
-      const auto number = [&](const Table& table, const uint8_t* values) {
-        return float_from(values + group * size_of(table.type), table.type);
-      };
-      const size_t at = unit * num_lanes + lane;
-      row.scales[at] = within ? number(experts.scales, scales) : 0.0f;
-      if constexpr (is_affine(format)) {
-        row.biases[at] = within ? number(experts.biases, biases) : 0.0f;
+    } else {
+      uint32_t words[num_lanes];
+      for (int lane = 0; lane < num_lanes; ++lane) {
+        const int bit = lane * count * bits;
+        std::memcpy(&words[lane], from + bit / 8, sizeof(uint32_t));
+        words[lane] >>= bit % 8;
+      }
+      for (int i = 0; i < count; ++i) {
+        for (int lane = 0; lane < num_lanes; ++lane) {
+          const auto code = static_cast<int32_t>(
+              words[lane] >> (bits * i) & ((1u << bits) - 1));
+          to[i * num_lanes + lane] = is_affine(format)
+              ? static_cast<float>(code)
+              : values_of_codes<format>()[code];
+        }
       }
     }
   }
-}
+
+  void load_groups(
+      const Table& table,
+      uint32_t expert,
+      size_t n,
+      std::vector<float>& to) {
+    const auto* from = static_cast<const uint8_t*>(table.row(expert, n));
+    for (size_t g = 0; g < experts_.groups(); ++g) {
+      groups_[g] = float_from(from + g * size_of(table.type), table.type);
+    }
+    for (size_t at = 0; at < to.size(); ++at) {
+      to[at] = groups_[group_of_lane_[at]];
+    }
+  }
+
+  const Experts& experts_;
+  std::vector<uint8_t> packed_;
+  std::vector<size_t> group_of_lane_;
+  std::vector<float> groups_;
+};
 
 // Sums of every other unit apart where lanes are few: long sums lose digits.
 constexpr int num_chains = num_lanes == 4 ? 2 : 1;
@@ -134,7 +167,7 @@ float chains_sum(const Lanes (&chains)[num_chains]) {
 // Scale and bias are applied to the sums of a unit.
 template <Format format>
 float factored_dot(
-    const WeightRow& w,
+    const WeightRow<format>& w,
     const float* x,
     const float* sums,
     size_t units) {
@@ -162,7 +195,7 @@ float factored_dot(
 }
 
 template <Format format>
-void dequantize(WeightRow& w, size_t units) {
+void dequantize(WeightRow<format>& w, size_t units) {
   float* q = w.codes.data();
   for (size_t unit = 0; unit < units; ++unit) {
     const auto scale = Lanes::load(&w.scales[unit * num_lanes]);
@@ -240,12 +273,9 @@ void product(
   const bool many = x.rows >= many_rows;
   const bool factored =
       !many && x.finite && experts.K >= factored_columns<format>();
-  WeightRow w{
-      std::vector<float>(columns),
-      std::vector<float>(lanes),
-      std::vector<float>(lanes)};
+  WeightRow<format> w(experts, layout);
   for (size_t n = 0; n < experts.N; ++n) {
-    unpack<format>(experts, expert, n, layout, w);
+    w.load(expert, n);
     if (!factored) {
       dequantize<format>(w, layout.units);
     }
