@@ -1,6 +1,7 @@
 """upstream/apply.py on small trees. What it writes is compiled and run in a checkout of MLX."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import evidence  # noqa: E402
 from landing import cpp, places, rewrite  # noqa: E402
 from landing.change import PRIMITIVES  # noqa: E402
 from landing.errors import Missing  # noqa: E402
+from landing.fold import fold  # noqa: E402
 from zmlx.bench.report import newest_capsules  # noqa: E402
 
 
@@ -195,7 +197,7 @@ def test_cuda_kernels_compile_as_they_land(tree, tmp_path, family):
             landed = f'"{DEVICE}{device_name(source.name)}"'
             text = text.replace(f'#include "{source.name}"', f"#include {landed}")
         text = text.replace("MoeRoute", "MoERoute")
-        (tmp_path / name).write_text(rewrite.re.sub(r"\bzmlx\b", "fused", text))
+        (tmp_path / name).write_text(re.sub(r"\bzmlx\b", "fused", text))
     done = subprocess.run(
         [NVCC, "-std=c++17", "-c", "-gencode=arch=compute_90a,code=sm_90a", "-I", tree]
         + ["-o", tmp_path / "out.o", tmp_path / f"{family}.cu"],
@@ -335,17 +337,17 @@ def test_items():
     ],
 )
 def test_fold(text, expected):
-    assert rewrite.fold(text, exact=True) == expected
+    assert fold(text, exact=True) == expected
 
 
 def test_what_follows_a_return_goes():
     text = "int f() {\n  if (exact) {\n    return 1;\n  }\n  g();\n  return 2;\n}"
-    assert " ".join(rewrite.fold(text, exact=True).split()) == "int f() { return 1; }"
+    assert " ".join(fold(text, exact=True).split()) == "int f() { return 1; }"
 
 
 def test_fold_refuses_what_it_does_not_know():
     with pytest.raises(Missing, match="cannot be folded"):
-        rewrite.fold("f(exact + 1);", exact=True)
+        fold("f(exact + 1);", exact=True)
 
 
 def test_host():

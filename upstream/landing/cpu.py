@@ -9,9 +9,10 @@ import re
 from . import places
 from .change import GATHERING, cpp_file, in_namespace, stored
 from .cpp import all_of, take
+from .fold import fold
 from .graph import EXPERTS_H, INPUTS_H
 from .primitive import CLASS_OF, final
-from .rewrite import fold, host
+from .rewrite import host
 
 FOLDER = "mlx/backend/cpu/"
 EVALUATED = ("gather_qmm_swiglu", "add_rms_norm", "gather_qmm_combine")

@@ -1,8 +1,9 @@
 """What decides on a GPU whether a kernel takes a call."""
 
 from .cpp import take
+from .fold import condition, fold
 from .primitive import ARGUMENTS_OF, CLASS_OF
-from .rewrite import condition, edit, fold
+from .rewrite import edit
 
 
 def _for_backend(text, backend):

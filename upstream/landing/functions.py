@@ -4,8 +4,9 @@ import re
 
 from .change import in_namespace
 from .cpp import take
+from .fold import condition, fold
 from .primitive import CLASS_OF, derivatives, equivalence, final
-from .rewrite import condition, edit, fold, host
+from .rewrite import edit, host
 
 _CHECK = ((", int max_rows) {", ") {"), (" check_max_rows(kOp, max_rows);", ""))
 

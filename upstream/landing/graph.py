@@ -5,9 +5,10 @@ import re
 from . import places
 from .change import GATHERING, PRIMITIVES, cpp_file, in_namespace
 from .cpp import all_of, take
+from .fold import condition
 from .functions import block
 from .primitive import primitive
-from .rewrite import condition, edit, host
+from .rewrite import edit, host
 
 NAMESPACE = "mlx::core::fast"
 INPUTS_H = "mlx/fast_inputs.h"

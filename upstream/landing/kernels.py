@@ -6,7 +6,8 @@ from functools import cache
 from .change import COPYRIGHT
 from .cpp import ROOT
 from .errors import Missing
-from .rewrite import CLASSES, edit, fold
+from .fold import fold
+from .rewrite import CLASSES, edit
 
 NAMESPACE = "fused"
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.M)

@@ -3,7 +3,8 @@
 import re
 
 from .cpp import blanked, closing, member, take
-from .rewrite import edit, fold
+from .fold import fold
+from .rewrite import edit
 
 CLASS_OF = {
     "gather_qmm_swiglu": "GatherQmmSwiglu",
