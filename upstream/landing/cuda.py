@@ -65,7 +65,7 @@ def _fused_kernel(change):
         take("src/fast/cuda_kernel.cpp", "cuda_kernel_text")[0],
         (
             "kernel_source(kCudaSources, kernel.file) +",
-            '"#include \\"mlx/backend/cuda/device/" + device_file(kernel) + "\\"\\n\\n" +',
+            '"#include \\"mlx/backend/cuda/device/" + kernel.file + "\\"\\n\\n" +',
         ),
         ("kCudaKernelName", "kernel_name(kernel)"),
     )
@@ -75,7 +75,6 @@ def _fused_kernel(change):
         "std::string kernel_name(const CudaKernel& kernel) {"
         " return kernel.file.substr(0, kernel.file.rfind('.')); }"
     ]
-    text = text.replace("device_file(kernel)", "kernel.file")
     config = take("src/fast/cuda_config.h", "type_name", "qualified", "refuse")
     change.add_file(
         FOLDER + "fused_kernel.h",
