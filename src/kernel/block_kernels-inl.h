@@ -170,10 +170,11 @@ ZMLX_TERNARY(FmaF, hn::MulAdd(a, b, c))
 ZMLX_TERNARY(FmsF, hn::MulSub(a, b, c))
 ZMLX_TERNARY(FnmaF, hn::NegMulAdd(a, b, c))
 ZMLX_COMPARE(EqF, DF, hn::Eq(a, b))
-ZMLX_COMPARE(NeF, DF, hn::Ne(a, b))
+// hn::Ne is false of NaN.
+ZMLX_COMPARE(NeF, DF, hn::Not(hn::Eq(a, b)))
 ZMLX_COMPARE(LtF, DF, hn::Lt(a, b))
 ZMLX_COMPARE(LeF, DF, hn::Le(a, b))
-ZMLX_TEST(IsNanF, hn::Ne(a, a))
+ZMLX_TEST(IsNanF, hn::IsNaN(a))
 ZMLX_TEST(IsInfF, hn::Eq(hn::Abs(a), Number(kInfinity)))
 ZMLX_TEST(IsFiniteF, hn::Lt(hn::Abs(a), Number(kInfinity)))
 
@@ -199,7 +200,7 @@ ZMLX_COMPARE(LtI, DI, hn::Lt(a, b))
 ZMLX_COMPARE(LeI, DI, hn::Not(hn::Lt(b, a)))
 ZMLX_COMPARE(LtU, DU, hn::Lt(a, b))
 ZMLX_COMPARE(LeU, DU, hn::Not(hn::Lt(b, a)))
-ZMLX_TEST(ToBoolF, hn::Ne(a, hn::Zero(DF())))
+ZMLX_TEST(ToBoolF, hn::Not(hn::Eq(a, hn::Zero(DF()))))
 
 #undef ZMLX_UNARY
 #undef ZMLX_BINARY
