@@ -36,7 +36,7 @@ def device_name(name):
 def _inline(text):
     return (
         text
-        if "struct " in text or text.startswith(("template", "inline", "[["))
+        if "struct " in text or re.search(r"^(?:template|inline|\[\[)", text, re.M)
         else re.sub(r"^((?://[^\n]*\n)*)", r"\1inline ", text, count=1)
     )
 
@@ -133,7 +133,7 @@ def _products(change, chosen):
         "ceil_div",
         "stock_uses_mma",
         "choose_exact",
-        "staged_row",
+        "cuda_staged_row",
         "dense",
         "copied_codes",
         "MmaSizes",
@@ -150,14 +150,17 @@ def _products(change, chosen):
             '{ return "the GPU is older than compute capability 8.0"; }',
         ),
     )
-    rename = [(r"\bchoose\(c, ", "choose_product(c, "), (r"\bchoose_exact\b", "choose_product")]
+    rename = [
+        (r"\bcuda_product\(c, ", "choose_product(c, "),
+        (r"\bchoose_exact\b", "choose_product"),
+    ]
 
     def named(text):
         for old, new in rename:
             text = re.sub(old, new, text)
         return host_of_kernels(text)
 
-    inline = take(_HOST, "experts_text", "add_call", "blocks")
+    inline = take("src/fast/cuda_config.h", "experts_text") + take(_HOST, "add_call", "blocks")
     change.add_file(
         FOLDER + "expert_products.h",
         cpp_file(

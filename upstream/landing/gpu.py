@@ -7,7 +7,7 @@ from .change import GATHERING, PRIMITIVES, cpp_file
 from .cpp import all_of, take
 from .graph import EXPERTS_H, NAMESPACE
 from .primitive import CLASS_OF, USE_FALLBACK, final
-from .rewrite import CLASSES, edit, host
+from .rewrite import CLASSES, host
 
 CONFIG_H = "mlx/backend/common/fused_config.h"
 ARRAYS_H = "mlx/backend/common/expert_arrays.h"
@@ -41,9 +41,8 @@ def add(change, chosen):
 
 
 def _shared(change, chosen):
-    operations = edit(
-        take("src/fast/launch_key.h", "Operation")[0], (", heads, short_conv, norm_route", "")
-    )
+    operations = take("src/fast/launch_key.h", "Operation")[0]
+    operations = re.sub(r"\{.*\}", "{ swiglu, combine, norm, route }", operations)
     key = [t for t in all_of("src/fast/launch_key.h", without=("mx", "Operation"))]
     change.add_file(
         CONFIG_H,
