@@ -191,13 +191,14 @@ def test_cuda_kernels_compile_as_they_land(tree, tmp_path, family):
     from landing.cuda import DEVICE, device_name
 
     run(tree, *PRIMITIVES)
-    for name in ("config.cuh", f"{family}.cu"):
-        text = (ROOT / "tests/cuda" / name).read_text()
+    instances = ROOT / "tests/cuda"
+    for file in [*instances.glob("*.cuh"), instances / f"{family}.cu"]:
+        text = file.read_text()
         for source in (ROOT / "src/cuda").glob("*.cuh"):
             landed = f'"{DEVICE}{device_name(source.name)}"'
             text = text.replace(f'#include "{source.name}"', f"#include {landed}")
         text = text.replace("MoeRoute", "MoERoute")
-        (tmp_path / name).write_text(re.sub(r"\bzmlx\b", "fused", text))
+        (tmp_path / file.name).write_text(re.sub(r"\bzmlx\b", "fused", text))
     done = subprocess.run(
         [NVCC, "-std=c++17", "-c", "-gencode=arch=compute_90a,code=sm_90a", "-I", tree]
         + ["-o", tmp_path / "out.o", tmp_path / f"{family}.cu"],
