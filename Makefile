@@ -48,13 +48,13 @@ bench: build
 
 lint: $(STAMP)
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp')
-	$(VENV)/bin/ruff check python scripts tests benchmarks examples
-	$(VENV)/bin/ruff format --check python scripts tests benchmarks examples
+	$(VENV)/bin/ruff check python scripts tests benchmarks examples upstream
+	$(VENV)/bin/ruff format --check python scripts tests benchmarks examples upstream
 
 format: $(STAMP)
 	$(VENV)/bin/clang-format -i $$(git ls-files '*.h' '*.cpp')
-	$(VENV)/bin/ruff check --fix python scripts tests benchmarks examples
-	$(VENV)/bin/ruff format python scripts tests benchmarks examples
+	$(VENV)/bin/ruff check --fix python scripts tests benchmarks examples upstream
+	$(VENV)/bin/ruff format python scripts tests benchmarks examples upstream
 
 asan: $(STAMP)
 	cmake --preset asan -DPython_EXECUTABLE="$(CURDIR)/$(PY)"

@@ -19,8 +19,8 @@ END = "<!-- capsules:end -->"
 _EMPTY = "No measurements are stored yet."
 
 
-def capsule_tables(directory: str | os.PathLike) -> str:
-    """Markdown for the newest capsule of every kind and label in ``directory``.
+def newest_capsules(directory: str | os.PathLike) -> dict[str, list[tuple[Path, dict]]]:
+    """The newest capsule of every kind and label in ``directory``, by the machine it is of.
 
     Raises:
         ValueError: if a file there is not a capsule.
@@ -31,18 +31,32 @@ def capsule_tables(directory: str | os.PathLike) -> str:
     groups: dict[str, list[tuple[Path, dict]]] = {}
     for _, (path, capsule) in sorted(newest.items()):
         groups.setdefault(_where(capsule), []).append((path, capsule))
+    return groups
+
+
+def tables_of(entries: list[tuple[Path, dict]]) -> list[str]:
+    """Blocks of Markdown for the capsules of one machine."""
+    blocks = []
+    for kind, (title, table) in _TABLES.items():
+        found = [entry for entry in entries if entry[1]["kind"] == kind]
+        if found:
+            names = ", ".join(f"`{path.name}`" for path, _ in found)
+            blocks.append(f"**{title}**")
+            blocks.append("\n".join(table([capsule for _, capsule in found])))
+            blocks.append(f"Capsules: {names}.")
+    return blocks
+
+
+def capsule_tables(directory: str | os.PathLike) -> str:
+    """Markdown for the newest capsule of every kind and label in ``directory``.
+
+    Raises:
+        ValueError: if a file there is not a capsule.
+    """
+    groups = newest_capsules(directory)
     if not groups:
         return _EMPTY
-    blocks = []
-    for where, entries in groups.items():
-        blocks.append(where)
-        for kind, (title, table) in _TABLES.items():
-            found = [entry for entry in entries if entry[1]["kind"] == kind]
-            if found:
-                names = ", ".join(f"`{path.name}`" for path, _ in found)
-                blocks.append(f"**{title}**")
-                blocks.append("\n".join(table([capsule for _, capsule in found])))
-                blocks.append(f"Capsules: {names}.")
+    blocks = [block for where, found in groups.items() for block in (where, *tables_of(found))]
     return "\n\n".join(blocks)
 
 
@@ -190,13 +204,13 @@ def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
                         f"{case[f'{phase}_patched']:.1f}",
                         _times(case[f"{phase}_ratio"]),
                         memory,
-                        _same_tokens(case),
+                        same_tokens_of(case),
                     ]
                 )
     return markdown_table(header, rows, right=range(4, len(header) - 1))
 
 
-def _same_tokens(case: dict[str, Any]) -> str:
+def same_tokens_of(case: dict[str, Any]) -> str:
     """Where that was compared: how many of the generated tokens came before the first different one
     of their run."""
     if "tokens_compared" not in case or not case.get("same_tokens_judged", True):

@@ -1,0 +1,1 @@
+"""What turns this project's sources into a change of an MLX checkout."""
