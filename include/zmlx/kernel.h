@@ -53,7 +53,7 @@ class ZMLX_API Kernel {
   /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
   std::string explain() const;
 
-  /// Measures how the CPU runs the kernel best on arrays like these (block size, threads), and runs
+  /// Measures how the CPU runs the kernel best on arrays like these (chunks, threads), and runs
   /// it so from now on for arrays of as many elements, up to a power of two. The choice is kept on
   /// disk, see `autotune`.
   AutotuneResult tune(const std::vector<mx::array>& inputs) const;
