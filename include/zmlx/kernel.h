@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mlx/array.h"
@@ -27,6 +28,17 @@ namespace kernel {
 class Definition;
 }
 
+/// A kernel as Metal gets it for given arrays.
+struct MetalLaunch {
+  std::string name;                          ///< of the kernel function
+  std::string header;                        ///< what formulas call
+  std::string text;                          ///< the formula's functions and the kernel
+  std::vector<std::string> inputs, outputs;  ///< of the buffers, which lie in this order
+  /// What the last of the inputs holds, as int32, with names.
+  std::vector<std::pair<std::string, int>> numbers;
+  int threadgroups, threads;  ///< of the grid, of a threadgroup
+};
+
 /// A kernel: a function of arrays that copies share.
 class ZMLX_API Kernel {
  public:
@@ -47,15 +59,22 @@ class ZMLX_API Kernel {
   const std::vector<std::string>& inputs() const;
   /// The code for "metal" or "cuda", for inputs of the type.
   /// @param of  "value", or "vjp" for the kernel of the derivative by all inputs.
+  /// @param shape  of the inputs, which decides how many elements a thread takes.
   /// @throws std::invalid_argument if there is no such backend.
   std::string source(const std::string& backend, mx::Dtype type = mx::float32,
-                     const std::string& of = "value") const;
+                     const std::string& of = "value", const mx::Shape& shape = {4096, 4096}) const;
+  /// What would run for these arrays on Metal, but for the text that MLX puts before every kernel.
+  /// Needs no GPU.
+  /// @param of  "value", or a derivative by all inputs: "vjp", whose further inputs are the result
+  /// if a given derivative uses it and the cotangent; "jvp", with a tangent for each input.
+  MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
+                           const std::string& of = "value") const;
   /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
   std::string explain() const;
 
-  /// Measures how the CPU runs the kernel best on arrays like these (chunks, threads), and runs
-  /// it so from now on for arrays of as many elements, up to a power of two. The choice is kept on
-  /// disk, see `autotune`.
+  /// Measures how the default device runs the kernel best on arrays like these (CPU: chunks,
+  /// threads; GPU: threads of a group, elements of a thread), and runs it so from now on for arrays
+  /// of as many elements, up to a power of two. The choice is kept on disk, see `autotune`.
   AutotuneResult tune(const std::vector<mx::array>& inputs) const;
 
   const std::shared_ptr<const kernel::Definition>& definition() const { return definition_; }

@@ -33,11 +33,8 @@ struct RouteOptions {
   std::optional<mx::Dtype> score_dtype, weights_dtype;
 };
 
-/// A mixture-of-experts block: a router, its experts and their weighted sum.
-struct MoeBlock {
-  Linear router;
-  std::optional<mx::array> select_bias;
-  RouteOptions route;
+/// The experts of a mixture-of-experts block, and how they are added.
+struct MoeExperts {
   Linear gate, up, down;  ///< quantized
   std::string activation = "swiglu";
   float alpha = 1.702f, limit = 7.0f;
@@ -45,9 +42,28 @@ struct MoeBlock {
   bool result_as_experts = false;  ///< whether the sum is cast to the type of the experts' products
 };
 
-/// A whole block in one call: router product, `moe_route`, `gather_qmm_swiglu`,
-/// `gather_qmm_combine`. What it is for is the host's time: composing a block in Python takes
-/// longer than a GPU needs to compute it.
+/// A mixture-of-experts block: a router, its experts and their weighted sum.
+struct MoeBlock {
+  Linear router;
+  std::optional<mx::array> select_bias;
+  RouteOptions route;
+  MoeExperts experts;
+};
+
+/// The weighted sum of chosen experts in one call: `gather_qmm_swiglu` and `gather_qmm_combine`, on
+/// CUDA as one kernel where there is one for the call and nothing traces it.
+///
+/// @param x        (..., D)
+/// @param indices  (..., K), uint32
+/// @param weights  (..., K), of a float type
+/// @return (..., D), or nothing where no kernel takes the call, as for `moe_block`.
+/// @throws std::invalid_argument for shapes, types or modes that do not fit.
+ZMLX_API std::optional<mx::array> moe_experts(const mx::array& x, const MoeExperts& experts,
+                                              const mx::array& indices, const mx::array& weights,
+                                              int max_rows = 32, mx::StreamOrDevice s = {});
+
+/// A whole block in one call: router product, `moe_route`, `moe_experts`. What it is for is the
+/// host's time: composing a block in Python takes longer than a GPU needs to compute it.
 ///
 /// @param x  (..., D)
 /// @return (..., D), or nothing where a kernel does not take the call: more than `max_rows` tokens,

@@ -69,17 +69,50 @@ void init_kernel(nb::module_& m) {
                   "mlx.core.Device | None = None) -> mlx.core.array"))
       .def_prop_ro("name", &zmlx::Kernel::name, "The name in errors and the registry.")
       .def_prop_ro("inputs", &zmlx::Kernel::inputs, "Names of the arguments, in their order.")
-      .def("source", &zmlx::Kernel::source, "backend"_a, "dtype"_a = mx::float32, "of"_a = "value",
-           nb::sig("def source(self, backend: str, dtype: mlx.core.Dtype = mlx.core.float32, of: "
-                   "str = 'value') -> str"),
-           "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative.")
+      .def(
+          "source",
+          [](const zmlx::Kernel& kernel, const std::string& backend, mx::Dtype type,
+             const std::string& of, const std::vector<int>& shape) {
+            return kernel.source(backend, type, of, mx::Shape(shape.begin(), shape.end()));
+          },
+          "backend"_a, "dtype"_a = mx::float32, "of"_a = "value",
+          "shape"_a = std::vector<int>{4096, 4096},
+          nb::sig("def source(self, backend: str, dtype: mlx.core.Dtype = mlx.core.float32, of: "
+                  "str = 'value', shape: Sequence[int] = (4096, 4096)) -> str"),
+          "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative, for "
+          "inputs of a type and shape.")
+      .def(
+          "metal_launch",
+          [](const zmlx::Kernel& kernel, const nb::args& args, const std::string& of) {
+            const auto launch = kernel.metal_launch(arrays_of(kernel, args), of);
+            nb::dict described;
+            described["name"] = launch.name;
+            described["header"] = launch.header;
+            described["text"] = launch.text;
+            described["inputs"] = launch.inputs;
+            described["outputs"] = launch.outputs;
+            nb::dict numbers;
+            for (const auto& [name, value] : launch.numbers) numbers[name.c_str()] = value;
+            described["numbers"] = numbers;
+            described["threadgroups"] = launch.threadgroups;
+            described["threads"] = launch.threads;
+            return described;
+          },
+          "args"_a, nb::kw_only(), "of"_a = "value",
+          nb::sig("def metal_launch(self, *args: mlx.core.array | float, of: str = 'value') -> "
+                  "dict[str, object]"),
+          "What would run for these arrays on Metal: the kernel's text, its buffers and its "
+          "launch. "
+          "With of='vjp' a cotangent follows the inputs (behind the result, if a given derivative "
+          "uses it), with of='jvp' a tangent for each. Needs no GPU.")
       .def(
           "tune",
           [](const zmlx::Kernel& kernel, const nb::args& args) {
             return kernel.tune(arrays_of(kernel, args));
           },
           "args"_a,
-          "Measures how the CPU runs the kernel best on arrays like these, and runs it so from now "
+          "Measures how the device runs the kernel best on arrays like these, and runs it so from "
+          "now "
           "on. The choice is kept on disk; see zmlx.autotune.")
       .def("explain", &zmlx::Kernel::explain,
            "The formula after simplification, its derivatives and how the CPU runs it, as text.")

@@ -78,6 +78,14 @@ class Block {
     return zmlx::fast::moe_block(x, *block, max_rows_);
   }
 
+  std::optional<mx::array> experts(const mx::array& x, const mx::array& indices,
+                                   const mx::array& weights) const {
+    if (x.is_tracer()) return std::nullopt;
+    const auto block = read();
+    if (!block) return std::nullopt;
+    return zmlx::fast::moe_experts(x, block->experts, indices, weights, max_rows_);
+  }
+
   std::optional<std::pair<mx::array, mx::array>> call_after_sum(const mx::array& x,
                                                                 const mx::array& residual,
                                                                 const mx::array& weight,
@@ -105,16 +113,10 @@ class Block {
     MoeBlock block{linear(layers_[0]),
                    select_bias,
                    route_,
-                   linear(layers_[1]),
-                   linear(layers_[2]),
-                   linear(layers_[3]),
-                   activation_,
-                   alpha_,
-                   limit_,
-                   weights_as_input_,
-                   result_as_experts_};
-    for (const auto* experts : {&block.gate, &block.up, &block.down}) {
-      if (!experts->scales) return std::nullopt;
+                   {linear(layers_[1]), linear(layers_[2]), linear(layers_[3]), activation_, alpha_,
+                    limit_, weights_as_input_, result_as_experts_}};
+    for (const auto* layer : {&block.experts.gate, &block.experts.up, &block.experts.down}) {
+      if (!layer->scales) return std::nullopt;
     }
     return block;
   }
@@ -177,6 +179,9 @@ The other arguments are those of ``zmlx.fast.moe_route`` and ``zmlx.fast.gather_
       .def("__call__", &Block::call, "x"_a,
            "The block's output, or None where its own code is to run: while it is traced, after a "
            "layer was replaced, and where no fused kernel takes the call.")
+      .def("experts", &Block::experts, "x"_a, "indices"_a, "weights"_a,
+           "The weighted sum (..., D) of the experts that `indices` (..., K) choose, or None as "
+           "above.")
       .def("after_sum", &Block::call_after_sum, "x"_a, "residual"_a, "weight"_a, "eps"_a,
            "`(output, x + residual)` of the block called with the RMS norm of that sum, for one "
            "token that one kernel takes; else None.");

@@ -1,5 +1,7 @@
 #include "zmlx/autotune.h"
 
+#include <sys/utsname.h>
+
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -9,10 +11,14 @@
 #include <stdexcept>
 
 #include "autotune/cache.h"
+#include "cuda/host/api.h"
 #include "fast/cuda_path.h"
+#include "mlx/device.h"
 #include "zmlx/runtime.h"
 
 namespace zmlx {
+
+namespace mx = mlx::core;
 
 namespace {
 
@@ -36,10 +42,33 @@ std::string processor() {
   return "unknown processor";
 }
 
+/// The version of what compiles for the GPU and drives it; on macOS that is part of the system.
+std::string gpu_driver() {
+  if (fast::cuda_compute_capability() > 0) {
+    int version = 0;
+    if (const auto& api = cuda::api(); api.cuDriverGetVersion) api.cuDriverGetVersion(&version);
+    return "CUDA driver " + std::to_string(version);
+  }
+  utsname system{};
+  uname(&system);
+  return std::string(system.sysname) + " " + system.release;
+}
+
+std::string gpu() {
+  if (!mx::is_available(mx::Device(mx::Device::gpu))) return "no GPU";
+  std::string text;
+  const auto& info = mx::device_info(mx::Device(mx::Device::gpu));
+  for (const char* key : {"device_name", "architecture"}) {
+    const auto entry = info.find(key);
+    if (entry == info.end()) continue;
+    if (const auto* value = std::get_if<std::string>(&entry->second)) text += *value + ", ";
+  }
+  return text + std::to_string(fast::cuda_compute_capability()) + ", " + gpu_driver();
+}
+
 /// The machine, as far as it decides what is fastest on it.
 const std::string& machine() {
-  static const std::string name =
-      processor() + ", CUDA " + std::to_string(fast::cuda_compute_capability());
+  static const std::string name = processor() + ", " + gpu();
   return name;
 }
 

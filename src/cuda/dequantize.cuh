@@ -55,12 +55,20 @@ __device__ __forceinline__ bool is_linear(u16 scale) {
   return (scale >> 7 & 255u) - 1u < 254u - 133u || (scale & 0x7fff) == 0;
 }
 
+/// A pair of scales times 2^133, exactly, if `is_linear` accepts them.
+__device__ __forceinline__ u32 linear_scale(u32 scales) {
+  constexpr u32 k66 = 0x60806080u, k67 = 0x61006100u;  // 2^66 and 2^67
+  return mul2<bf16>(mul2<bf16>(scales, k66), k67);
+}
+
 /// One group's scale and bias, applied to pairs of codes; `Linear` as said above.
 template <typename T, int Bits, bool Linear>
 struct Group {
   u32 scale, bias;
 
   __device__ __forceinline__ Group() {}
+  /// From pairs, the scale as `linear_scale` makes it where it has to be.
+  __device__ __forceinline__ Group(u32 scale, u32 bias) : scale(scale), bias(bias) {}
   __device__ __forceinline__ Group(u16 scale_bits, u16 bias_bits) {
     if (Linear && (scale_bits & 0x7fff)) scale_bits += 133 << 7;
     scale = twice(scale_bits), bias = twice(bias_bits);
@@ -70,6 +78,23 @@ struct Group {
   __device__ __forceinline__ u32 by_four(u32 word, int shift) const {
     const u32 codes = word >> shift & 0x000f000fu;
     return scale2<T>(Linear ? codes : codes_to<T>(codes), scale, bias);
+  }
+
+  /// All pairs of a word that `by_four` makes one by one. Codes that are linear need no shift by 4:
+  /// they are 16 times as large, and the scale a 16th.
+  __device__ __forceinline__ void all_by_four(u32 word, u32 (&pairs)[4]) const {
+    if constexpr (Linear) {
+      const u32 below = (scale & 0x7fff) ? scale - twice(4 << 7) : scale;
+#pragma unroll
+      for (int i = 0; i < 4; i += 2) {
+        pairs[i] = scale2<T>(word & 0x000f000fu, scale, bias);
+        pairs[i + 1] = scale2<T>(word & 0x00f000f0u, below, bias);
+        word >>= 8;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) pairs[i] = by_four(word, 4 * i);
+    }
   }
 
   /// Two 8-bit codes, each in the low half of one half.

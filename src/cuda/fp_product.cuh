@@ -20,25 +20,24 @@ struct FpLayout {
   static constexpr int kRing = kSteps < C::kRing ? kSteps : C::kRing;
 };
 
-/// Copies row x to shared memory as float32, times the unit that fp4 codes are converted in.
+/// Puts elements 4 * i and on of row x into shared memory as float32, times the unit that fp4 codes
+/// are converted in.
 template <class C>
-__device__ __forceinline__ void stage_fp(const typename C::T* x, float4* shared) {
+__device__ __forceinline__ void stage_fp_chunk(const typename C::T* x, int i, float4* shared) {
   using L = FpLayout<C>;
   using T = typename C::T;
   constexpr float unit = C::kBits == 4 ? kFp4Unit : 1.0f;
-  for (int i = threadIdx.x; i < C::K / 4; i += blockDim.x) {
-    float4 v;
-    if constexpr (sizeof(T) == 4) {
-      v = __ldg(reinterpret_cast<const float4*>(x) + i);
-    } else {
-      const uint2 pair = __ldg(reinterpret_cast<const uint2*>(x) + i);
-      v = {low<T>(pair.x), high<T>(pair.x), low<T>(pair.y), high<T>(pair.y)};
-    }
-    v = {v.x * unit, v.y * unit, v.z * unit, v.w * unit};
-    const int step = i / (32 * L::kChunks), within = i % (32 * L::kChunks);
-    const int lane = within / L::kChunks, chunk = within % L::kChunks;
-    shared[(step * L::kChunks + chunk) * 32 + (lane ^ chunk * L::kSwizzle)] = v;
+  float4 v;
+  if constexpr (sizeof(T) == 4) {
+    v = __ldcg(reinterpret_cast<const float4*>(x) + i);
+  } else {
+    const uint2 pair = __ldcg(reinterpret_cast<const uint2*>(x) + i);
+    v = {low<T>(pair.x), high<T>(pair.x), low<T>(pair.y), high<T>(pair.y)};
   }
+  v = {v.x * unit, v.y * unit, v.z * unit, v.w * unit};
+  const int step = i / (32 * L::kChunks), within = i % (32 * L::kChunks);
+  const int lane = within / L::kChunks, chunk = within % L::kChunks;
+  shared[(step * L::kChunks + chunk) * 32 + (lane ^ chunk * L::kSwizzle)] = v;
 }
 
 /// Products of `R` rows with one row of x by a warp; codes pass through shared memory, as in
@@ -49,10 +48,13 @@ class FpProduct {
 
  public:
   static constexpr int kShared = R * L::kRing * 16;  // bytes of a thread
+  static constexpr int kSteps = L::kSteps;
+  static constexpr int kChunksPerStep = L::kChunks * 32;  // of staged x
+  static constexpr int kSlot = C::kThreads * R * 16;      // as in LaneProduct
 
-  /// @param shared  `kShared` bytes for every thread of the block.
-  __device__ __forceinline__ explicit FpProduct(void* shared)
-      : shared_(static_cast<u8*>(shared) + threadIdx.x * 16) {}
+  /// @param shared  `kShared` bytes for every thread of the block, for `start` and `run`.
+  __device__ __forceinline__ explicit FpProduct(void* shared = nullptr)
+      : shared_(static_cast<u8*>(shared)) {}
 
   template <typename W>
   __device__ __forceinline__ void set_row(int r, const W& experts, u32 expert, int n) {
@@ -63,26 +65,71 @@ class FpProduct {
 
   __device__ __forceinline__ void start() {
 #pragma unroll
-    for (int s = 0; s < L::kRing; ++s) copy(s);
+    for (int s = 0; s < L::kRing; ++s) {
+      copy(s, slot(s));
+      commit_copies();
+    }
     load_scales(0);
   }
 
   /// The rows' products, in every lane.
   __device__ __forceinline__ void run(const float4* x, float (&products)[R]) {
-#pragma unroll
-    for (int r = 0; r < R; ++r) products[r] = 0;
+    clear();
 #pragma unroll(L::kSteps <= 8 ? L::kSteps : 2)
     for (int s = 0; s < L::kSteps; ++s) {
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-#pragma unroll
-        for (int i = 0; i < L::kScales; ++i) scale_[r][i] = next_scale_[r][i];
-      }
-      load_scales(s + 1);
-      wait_for_copies<L::kRing - 1>();
-      if (active(s)) multiply(s, x + s * L::kChunks * 32, products);
-      copy(s + L::kRing);
+      step<L::kRing>(s, slot(s), x);
+      copy(s + L::kRing, slot(s));
+      commit_copies();
     }
+    finish(products);
+  }
+
+  // The same in pieces, as LaneProduct has them.
+
+  __device__ __forceinline__ void copy(int s, u8* slot) const {
+    if (!active(s)) return;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      copy_async16(slot + (r * C::kThreads + threadIdx.x) * 16, w_[r] + s * 512);
+    }
+  }
+
+  __device__ __forceinline__ void prefetch_scales() const {
+    constexpr int kGroups = C::K / C::kGroup;
+#pragma unroll
+    for (int r = 0; r < R; ++r) prefetch(scales_[r] + lane_ * kGroups / 32);
+  }
+
+  __device__ __forceinline__ void load_scales(int s) {
+    if (!active(s)) return;
+    const int group = (s * L::kStep + lane_ * L::kThread) / C::kGroup;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < L::kScales; ++i) next_scale_[r][i] = __ldg(scales_[r] + group + i);
+    }
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int r = 0; r < R; ++r) sums_[r] = 0;
+  }
+
+  template <int Ring>
+  __device__ __forceinline__ void step(int s, const u8* slot, const float4* x) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < L::kScales; ++i) scale_[r][i] = next_scale_[r][i];
+    }
+    load_scales(s + 1);
+    wait_for_copies<Ring - 1>();
+    if (active(s)) multiply(slot, x + s * kChunksPerStep);
+  }
+
+  __device__ __forceinline__ void finish(float (&products)[R]) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) products[r] = sums_[r];
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) {
 #pragma unroll
@@ -97,33 +144,15 @@ class FpProduct {
     return step * L::kStep + lane_ * L::kThread < C::K;
   }
 
-  __device__ __forceinline__ u8* slot(int step, int r) const {
-    return shared_ + (step % L::kRing * R + r) * (C::kThreads * 16);
+  __device__ __forceinline__ u8* slot(int step) const {
+    return shared_ + step % L::kRing * kSlot;
   }
 
-  __device__ __forceinline__ void copy(int s) {
-    if (active(s)) {
-#pragma unroll
-      for (int r = 0; r < R; ++r) copy_async16(slot(s, r), w_[r] + s * 512);
-    }
-    commit_copies();
-  }
-
-  __device__ __forceinline__ void load_scales(int s) {
-    if (!active(s)) return;
-    const int group = (s * L::kStep + lane_ * L::kThread) / C::kGroup;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int i = 0; i < L::kScales; ++i) next_scale_[r][i] = __ldg(scales_[r] + group + i);
-    }
-  }
-
-  __device__ __forceinline__ void multiply(int s, const float4* x, float (&products)[R]) {
+  __device__ __forceinline__ void multiply(const u8* slot, const float4* x) {
     constexpr int kWords = 4 / L::kScales;  // of one scale
     Packed<16> codes[R];
 #pragma unroll
-    for (int r = 0; r < R; ++r) codes[r].load(slot(s, r));
+    for (int r = 0; r < R; ++r) codes[r].load(slot + (r * C::kThreads + threadIdx.x) * 16);
 #pragma unroll
     for (int i = 0; i < L::kScales; ++i) {
       float even[R], odd[R];
@@ -143,7 +172,7 @@ class FpProduct {
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        products[r] = __fmaf_rn(__fadd_rn(even[r], odd[r]), scale_of(scale_[r][i]), products[r]);
+        sums_[r] = __fmaf_rn(__fadd_rn(even[r], odd[r]), scale_of(scale_[r][i]), sums_[r]);
       }
     }
   }
@@ -187,6 +216,7 @@ class FpProduct {
   const u8* w_[R];
   const u8* scales_[R];
   u8 scale_[R][L::kScales], next_scale_[R][L::kScales];
+  float sums_[R];
 };
 
 }  // namespace zmlx

@@ -78,9 +78,10 @@ class CombineMma {
       wait_for_copies<C::kRing - 1>();
       __syncwarp();
       if (next.leader < leader_count_) load_activations(next);
-      if (now.stage == 0) linear = tile_is_linear<C>(scales_of(now.item));
+      if (now.stage == 0) linear = make_linear<C>(scales_of(now.item));
+      const int token = min(lane_ / 4, members(now) - 1);
       MmaStage<C>::run(linear, warp_memory_ + slot * L::kCodes, scales_of(now.item), now.stage,
-                       activations(step), kRowWords, 0, members(now) - 1, sums);
+                       activations(step) + token * kRowWords, token, 0, sums);
       if (next.item != now.item) finish(now, sums);
       __syncwarp();
       start(ahead, slot);

@@ -35,14 +35,13 @@ __device__ __forceinline__ void gather_qmm_combine_rows(
                     min(static_cast<int>(blockIdx.y) * kTile + first + r, C::N - 1));
   }
   product.start();
-  for (int i = 0; i < C::kTopK; ++i) {
-    P::stage(x + static_cast<long long>(token * C::kTopK + i) * C::K, staged + i * kStaged);
-  }
+  // Early, because MLX keeps arrays of 8 bytes in memory that the host shares, far from here.
+  const auto weight = weights[token * C::kWeightTokenStride + k * C::kWeightSlotStride];
+  stage_rows<C>(x + static_cast<long long>(token) * C::kTopK * C::K, C::kTopK, staged);
   __syncthreads();
   float dots[P::kRows];
   product.run(staged + k * kStaged, dots);
   if (threadIdx.x % P::kUnit == 0) {
-    const auto weight = weights[token * C::kWeightTokenStride + k * C::kWeightSlotStride];
 #pragma unroll
     for (int r = 0; r < P::kRows; ++r) {
       const int n = min(static_cast<int>(blockIdx.y) * kTile + first + r, C::N - 1);

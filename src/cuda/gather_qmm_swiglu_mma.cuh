@@ -105,14 +105,15 @@ class SwigluMma {
     }
     __syncthreads();
     bool linear = false;
+    const int token = min(static_cast<int>(threadIdx.x % 32 / 4), tokens - 1);
 #pragma unroll 1
     for (int s = 0; s < L::kStages; ++s) {
       wait_for_copies<C::kRing - 1>();
       __syncwarp();
-      if (s == 0) linear = tile_is_linear<C>(scales);
+      if (s == 0) linear = make_linear<C>(scales);
       u8* stage = codes + s % C::kRing * L::kCodes;
-      MmaStage<C>::run(linear, stage, scales, s, activations, kRowWords, s * (L::kStageK / 32),
-                       tokens - 1, sums);
+      MmaStage<C>::run(linear, stage, scales, s, activations + token * kRowWords, token,
+                       s * (L::kStageK / 32), sums);
       __syncwarp();
       if (s + C::kRing < L::kStages) tile.copy_stage(stage, s + C::kRing);
       commit_copies();

@@ -38,7 +38,7 @@ __device__ __forceinline__ void gather_qmm_swiglu_rows(
     product.set_row(2 * i + 1, up, expert, n);
   }
   product.start();
-  P::stage(x + static_cast<long long>(row) * C::K, staged);
+  stage_rows<C>(x + static_cast<long long>(row) * C::K, 1, staged);
   __syncthreads();
   float products[P::kRows];
   product.run(staged, products);

@@ -57,10 +57,14 @@ class LaneProduct {
 
  public:
   static constexpr int kShared = R * L::kCodes;  // bytes of a thread
+  static constexpr int kSteps = L::kSteps;
+  static constexpr int kChunksPerStep = L::kChunks * 16;  // of staged x
+  /// Bytes of one step's codes, of all threads of the block.
+  static constexpr int kSlot = L::kCopied ? C::kThreads * R * L::kBytes : 0;
 
-  /// @param shared  `kShared` bytes for every thread of the block.
-  __device__ __forceinline__ explicit LaneProduct(void* shared)
-      : shared_(static_cast<u8*>(shared) + threadIdx.x * L::kBytes) {}
+  /// @param shared  `kShared` bytes for every thread of the block, for `start` and `run`.
+  __device__ __forceinline__ explicit LaneProduct(void* shared = nullptr)
+      : shared_(static_cast<u8*>(shared)) {}
 
   /// Row `r` of the product: row `n` of an expert's matrix.
   __device__ __forceinline__ void set_row(int r, const Experts<T, T>& experts, u32 expert, int n) {
@@ -74,52 +78,46 @@ class LaneProduct {
   /// Starts the first copies; to be called before x is waited for.
   __device__ __forceinline__ void start() {
 #pragma unroll
-    for (int s = 0; s < L::kRing; ++s) copy(s);
+    for (int s = 0; s < L::kRing; ++s) {
+      copy(s, slot(s));
+      commit_copies();
+    }
     load_scales(0);
   }
 
   /// The rows' products, in every thread of the half warp.
   __device__ __forceinline__ void run(const uint4* x, float (&products)[R]) {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) sums_[r][i] = 0;
-    }
+    clear();
 #pragma unroll(L::kSteps <= 16 ? L::kSteps : 4)
     for (int s = 0; s < L::kSteps; ++s) {
-#pragma unroll
-      for (int r = 0; r < R; ++r) scale_[r] = next_scale_[r], bias_[r] = next_bias_[r];
-      load_scales(s + 1);
-      wait_for_copies<L::kRing - 1>();
-      if (active(s)) multiply(s, x + s * L::kChunks * 16);
-      copy(s + L::kRing);
-    }
-#pragma unroll
-    for (int r = 0; r < R; ++r) products[r] = reduce(sums_[r]);
-  }
-
- private:
-  // Pairs of T, or float32.
-  static constexpr int kSums = L::kPairs ? L::kThread / 2 : L::kThread;
-  using Sum = typename Select<L::kPairs, u32, float>::type;
-
-  __device__ __forceinline__ bool active(int step) const {
-    return step * L::kStep + thread_ * L::kThread < C::K;
-  }
-
-  __device__ __forceinline__ u8* slot(int step, int r) const {
-    return shared_ + (step % L::kRing * R + r) * (C::kThreads * L::kBytes);
-  }
-
-  __device__ __forceinline__ void copy(int s) {
-    if constexpr (L::kCopied) {
-      if (active(s)) {
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-          copy_async<L::kBytes>(slot(s, r), w_[r] + s * 16 * L::kBytes);
-        }
-      }
+      step<L::kRing>(s, slot(s), x);
+      copy(s + L::kRing, slot(s));
       commit_copies();
+    }
+    finish(products);
+  }
+
+  // The same in pieces, for those who keep codes of several products on their way.
+
+  /// Starts the copy of one step's codes to a slot of `kSlot` bytes.
+  __device__ __forceinline__ void copy(int s, u8* slot) const {
+    if constexpr (L::kCopied) {
+      if (!active(s)) return;
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        copy_async<L::kBytes>(slot + (r * C::kThreads + threadIdx.x) * L::kBytes,
+                              w_[r] + s * 16 * L::kBytes);
+      }
+    }
+  }
+
+  /// Fetches the rows' scales and biases, of which each thread takes a part.
+  __device__ __forceinline__ void prefetch_scales() const {
+    constexpr int kGroups = C::K / C::kGroup;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      prefetch(scales_[r] + thread_ * kGroups / 16);
+      prefetch(biases_[r] + thread_ * kGroups / 16);
     }
   }
 
@@ -133,11 +131,48 @@ class LaneProduct {
     }
   }
 
-  __device__ __forceinline__ void multiply(int s, const uint4* x) {
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) sums_[r][i] = 0;
+    }
+  }
+
+  /// Adds step s, whose scales have been asked for and whose copy is the oldest of `Ring`.
+  template <int Ring>
+  __device__ __forceinline__ void step(int s, const u8* slot, const uint4* x) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) scale_[r] = next_scale_[r], bias_[r] = next_bias_[r];
+    load_scales(s + 1);
+    wait_for_copies<Ring - 1>();
+    if (active(s)) multiply(s, slot, x + s * kChunksPerStep);
+  }
+
+  __device__ __forceinline__ void finish(float (&products)[R]) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) products[r] = reduce(sums_[r]);
+  }
+
+ private:
+  // Pairs of T, or float32.
+  static constexpr int kSums = L::kPairs ? L::kThread / 2 : L::kThread;
+  using Sum = typename Select<L::kPairs, u32, float>::type;
+
+  __device__ __forceinline__ bool active(int step) const {
+    return step * L::kStep + thread_ * L::kThread < C::K;
+  }
+
+  __device__ __forceinline__ u8* slot(int step) const {
+    return shared_ + step % L::kRing * kSlot;
+  }
+
+  __device__ __forceinline__ void multiply(int s, const u8* slot, const uint4* x) {
     Packed<L::kBytes> codes[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      codes[r].load(L::kCopied ? slot(s, r) : w_[r] + s * 16 * L::kBytes);
+      codes[r].load(L::kCopied ? slot + (r * C::kThreads + threadIdx.x) * L::kBytes
+                               : w_[r] + s * 16 * L::kBytes);
     }
     if constexpr (C::kExact && kHasLinear<T, C::kBits>) {
       bool linear = true;
@@ -181,11 +216,17 @@ class LaneProduct {
                                                          Sum (&sums)[kSums], int chunk,
                                                          const Group<T, C::kBits, Linear>& group,
                                                          const u32 (&xs)[4]) {
+    // Of more than two rows the second scale would not fit into the registers.
+    constexpr bool kAllByFour = L::kByFour && R <= 2;
+    u32 fours[4];
+    if constexpr (kAllByFour) group.all_by_four(codes.word[chunk], fours);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = chunk * 4 + i;
       u32 w;
-      if constexpr (L::kByFour) {
+      if constexpr (kAllByFour) {
+        w = fours[i];
+      } else if constexpr (L::kByFour) {
         w = group.by_four(codes.word[chunk], 4 * i);
       } else if constexpr (C::kBits == 8) {
         w = group.bytes(__byte_perm(codes.word[at / 2], 0, at % 2 ? 0x4342 : 0x4140));

@@ -67,10 +67,15 @@ template <class C>
 struct WeightTile {
   using T = typename C::T;
   using L = MmaLayout<C>;
-  const u8* codes;
-  const T* scales;
-  const T* biases;
+  const u8* codes = nullptr;
+  const T* scales = nullptr;
+  const T* biases = nullptr;
 
+  WeightTile() = default;
+  /// The same place in memory, of a product with other constants.
+  template <class Other>
+  __device__ __forceinline__ explicit WeightTile(const WeightTile<Other>& other)
+      : codes(other.codes), scales(other.scales), biases(other.biases) {}
   __device__ __forceinline__ WeightTile(const Experts<T, T>& experts, u32 expert, int n)
       : codes(reinterpret_cast<const u8*>(experts.w + expert * experts.w_stride) +
               static_cast<long long>(n) * L::kRowBytes),
@@ -98,15 +103,27 @@ struct WeightTile {
   }
 };
 
-/// Whether codes of a tile need no conversion: see `is_linear`. For a whole warp.
+/// Whether codes of a tile need no conversion: see `is_linear`. If so, the scales are made what that
+/// takes, once for all who read them. For a whole warp.
 template <class C>
-__device__ __forceinline__ bool tile_is_linear(const u8* scales) {
+__device__ __forceinline__ bool make_linear(u8* scales) {
   if constexpr (kHasLinear<typename C::T, C::kBits>) {
+    constexpr int kUnits = MmaLayout<C>::kScales / 16;
+    uint4* all = reinterpret_cast<uint4*>(scales);
     bool linear = true;
-    for (int i = threadIdx.x % 32; i < MmaLayout<C>::kScales / 2; i += 32) {
-      linear &= is_linear(reinterpret_cast<const u16*>(scales)[i]);
+    for (int i = threadIdx.x % 32; i < kUnits; i += 32) {
+      const uint4 v = all[i];
+      for (const u32 pair : {v.x, v.y, v.z, v.w}) {
+        linear &= is_linear(static_cast<u16>(pair)) && is_linear(static_cast<u16>(pair >> 16));
+      }
     }
-    return __all_sync(0xffffffffu, linear);
+    if (!__all_sync(0xffffffffu, linear)) return false;
+    for (int i = threadIdx.x % 32; i < kUnits; i += 32) {
+      const uint4 v = all[i];
+      all[i] = {linear_scale(v.x), linear_scale(v.y), linear_scale(v.z), linear_scale(v.w)};
+    }
+    __syncwarp();
+    return true;
   } else {
     return false;
   }
@@ -118,34 +135,38 @@ class MmaStage {
   using T = typename C::T;
   using L = MmaLayout<C>;
   static constexpr int kPairs = L::kStageK / 32;  // pairs of blocks
+  // Whether scales of two groups can be read as one word.
+  static constexpr bool kPacked = L::kStageK / C::kGroup % 2 == 0 && L::kGroups % 2 == 0 &&
+                                  L::kStageK > C::kGroup;
 
  public:
-  /// @param linear       what `tile_is_linear` says.
+  /// @param linear       what `make_linear` said of the tile.
   /// @param codes        the stage, as `WeightTile::copy_stage` left it.
-  /// @param scales       of the tile, as `WeightTile::copy_scales` left them.
-  /// @param activations  rows of `row_words` words; `pair_offset` pairs of blocks before this
-  /// stage.
+  /// @param scales       of the tile, as `WeightTile::copy_scales` and `make_linear` left them.
+  /// @param row          activations of the token in this thread's column, staged.
+  /// @param token        what the row was staged for.
+  /// @param pair_offset  pairs of blocks in the row before this stage.
   __device__ __forceinline__ static void run(bool linear, const u8* codes, const u8* scales,
-                                             int stage, const u32* activations, int row_words,
-                                             int pair_offset, int last_token, float (&sums)[4]) {
+                                             int stage, const u32* row, int token, int pair_offset,
+                                             float (&sums)[4]) {
     if (kHasLinear<T, C::kBits> && linear) {
-      run_as<kHasLinear<T, C::kBits>>(codes, scales, stage, activations, row_words, pair_offset,
-                                      last_token, sums);
+      run_as<kHasLinear<T, C::kBits>>(codes, scales, stage, row, token, pair_offset, sums);
     } else {
-      run_as<false>(codes, scales, stage, activations, row_words, pair_offset, last_token, sums);
+      run_as<false>(codes, scales, stage, row, token, pair_offset, sums);
     }
   }
 
  private:
   template <bool Linear>
   __device__ __forceinline__ static void run_as(const u8* codes, const u8* scales, int stage,
-                                                const u32* activations, int row_words,
-                                                int pair_offset, int last_token, float (&sums)[4]) {
+                                                const u32* row, int token, int pair_offset,
+                                                float (&sums)[4]) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int token = min(g, last_token);
-    const uint4* x = reinterpret_cast<const uint4*>(activations + token * row_words);
+    const uint4* x = reinterpret_cast<const uint4*>(row);
     const u8* first = codes + g * L::kStageBytes;
-    const u16* s = reinterpret_cast<const u16*>(scales) + g * L::kGroups;
+    const u16* s = reinterpret_cast<const u16*>(scales) + g * L::kGroups +
+                   stage * L::kStageK / C::kGroup;
+    u32 scale_words[2], bias_words[2];
     Group<T, C::kBits, Linear> groups[2];
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
@@ -154,8 +175,15 @@ class MmaStage {
       if (p == 0 || p * 32 % C::kGroup == 0) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int at = r * 8 * L::kGroups + k / C::kGroup;
-          groups[r] = {s[at], s[L::kRows * L::kGroups + at]};
+          const int at = p * 32 / C::kGroup;
+          const u16* of_row = s + r * 8 * L::kGroups + at;
+          if (!kPacked || at % 2 == 0) {
+            scale_words[r] = load_scales(of_row);
+            bias_words[r] = load_scales(of_row + L::kRows * L::kGroups);
+          }
+          const u32 select = kPacked && at % 2 ? 0x3232 : 0x1010;
+          groups[r] = {__byte_perm(scale_words[r], 0, select),
+                       __byte_perm(bias_words[r], 0, select)};
         }
       }
       const uint4 v = x[activation_unit(token, pair_offset + p, t)];
@@ -164,6 +192,11 @@ class MmaStage {
       mma<T>(sums, a[0], v.x, v.y);
       mma<T>(sums, a[1], v.z, v.w);
     }
+  }
+
+  /// Of one group, or of two if they are packed.
+  static __device__ __forceinline__ u32 load_scales(const u16* s) {
+    return kPacked ? *reinterpret_cast<const u32*>(s) : *s;
   }
 
   static __device__ __forceinline__ uint4 chunk_of(const u8* row, int chunk, int g) {

@@ -15,8 +15,9 @@ struct RowProducts {
   static constexpr int kUnit = 16;  // threads
   static constexpr int kRows = 2;   // of a unit
   static constexpr int kShared = LaneLayout<C>::kShared;
-  static __device__ __forceinline__ void stage(const typename C::T* x, Chunk* shared) {
-    stage_lanes<C>(x, shared);
+  static constexpr int kChunks = C::K / LaneLayout<C>::kChunk;  // that a row is staged in
+  static __device__ __forceinline__ void stage_chunk(const typename C::T* x, int i, Chunk* shared) {
+    zmlx::stage_chunk<C>(i, __ldcg(reinterpret_cast<const uint4*>(x) + i), shared);
   }
 };
 
@@ -29,9 +30,22 @@ struct RowProducts<C, true> {
   static constexpr int kUnit = 32;
   static constexpr int kRows = 4;
   static constexpr int kShared = FpLayout<C>::kShared;
-  static __device__ __forceinline__ void stage(const typename C::T* x, Chunk* shared) {
-    stage_fp<C>(x, shared);
+  static constexpr int kChunks = C::K / 4;
+  static __device__ __forceinline__ void stage_chunk(const typename C::T* x, int i, Chunk* shared) {
+    stage_fp_chunk<C>(x, i, shared);
   }
 };
+
+/// Copies `rows` rows, one after the other, to shared memory.
+template <class C>
+__device__ __forceinline__ void stage_rows(const typename C::T* x, int rows,
+                                           typename RowProducts<C, C::kFp>::Chunk* shared) {
+  using P = RowProducts<C, C::kFp>;
+  constexpr int kStaged = P::kShared / 16;
+  for (int i = threadIdx.x; i < rows * P::kChunks; i += C::kThreads) {
+    const int row = i / P::kChunks;
+    P::stage_chunk(x + row * C::K, i % P::kChunks, shared + row * kStaged);
+  }
+}
 
 }  // namespace zmlx

@@ -33,6 +33,12 @@ struct Select<false, A, B> {
   using type = B;
 };
 
+// Variables, because NVRTC takes functions without a space for the host's, which it refuses.
+template <int A, int B>
+inline constexpr int kCeilDiv = (A + B - 1) / B;
+template <int A, int B>
+inline constexpr int kLarger = A > B ? A : B;
+
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float to_float(f16 x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(float x) { return x; }

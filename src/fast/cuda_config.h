@@ -5,6 +5,7 @@
 #include <string>
 
 #include "fast/cuda_kernel.h"
+#include "fast/expert_arrays.h"
 #include "fast/kernel_config.h"
 
 /// How arrays' types become a CUDA kernel's.
@@ -18,6 +19,13 @@ inline const char* type_name(mx::Dtype type) {
 /// `T` as the kernel's body names it.
 inline std::string qualified(const char* type) {
   return std::strcmp(type, "float") == 0 ? type : std::string("zmlx::") + type;
+}
+
+/// What kernels call Experts, of one projection.
+inline std::string experts_text(const ExpertArrays& arrays, const std::string& prefix,
+                                const char* type, bool copied) {
+  return "zmlx::Experts<" + std::string(arrays.biases ? type : "zmlx::u8") + ", " + type + ">" +
+         arrays.fields(prefix, "ll", copied);
 }
 
 [[noreturn]] inline void refuse(const char* op, const std::string& obstacle) {

@@ -49,24 +49,6 @@ std::string choose_exact(const CudaCall& c, CudaProduct& product) {
   return "";
 }
 
-std::string choose(const CudaCall& c, CudaProduct& product) {
-  if (c.exact) return choose_exact(c, product);
-  product = c.quantization.affine() ? CudaProduct::lanes : CudaProduct::fp;
-  return !c.quantization.affine() && c.K % 32 != 0 ? "rows that are no multiple of 32" : "";
-}
-
-/// Bytes of one staged row of x; see LaneLayout and FpLayout in src/cuda.
-int staged_row(const CudaCall& c, CudaProduct product) {
-  const auto& q = c.quantization;
-  if (product == CudaProduct::fp) {
-    const int step = 32 * (q.bits == 4 ? 32 : 16);
-    return ceil_div(c.K, step) * step * 4;
-  }
-  const int size = static_cast<int>(mx::size_of(c.type));
-  const int step = 32 * (size == 2 && q.bits <= 4 ? 16 : 8);
-  return ceil_div(c.K, step) * step * size;
-}
-
 /// Whether the kernels that work row by row gain from more blocks a multiprocessor rather than from
 /// having all of a row on its way: 8-bit and fp codes do, as measured on one H200.
 bool dense(const CudaCall& c, const CudaPlan& plan) {
@@ -121,9 +103,26 @@ bool fits(const CudaCall& c, CudaPlan& plan, int bytes) {
 
 }  // namespace
 
+std::string cuda_product(const CudaCall& c, CudaProduct& product) {
+  if (c.exact) return choose_exact(c, product);
+  product = c.quantization.affine() ? CudaProduct::lanes : CudaProduct::fp;
+  return !c.quantization.affine() && c.K % 32 != 0 ? "rows that are no multiple of 32" : "";
+}
+
+int cuda_staged_row(const CudaCall& c, CudaProduct product) {
+  const auto& q = c.quantization;
+  if (product == CudaProduct::fp) {
+    const int step = 32 * (q.bits == 4 ? 32 : 16);
+    return ceil_div(c.K, step) * step * 4;
+  }
+  const int size = static_cast<int>(mx::size_of(c.type));
+  const int step = 32 * (size == 2 && q.bits <= 4 ? 16 : 8);
+  return ceil_div(c.K, step) * step * size;
+}
+
 CudaPlan plan_swiglu(const CudaCall& c) {
   CudaPlan plan;
-  plan.obstacle = choose(c, plan.product);
+  plan.obstacle = cuda_product(c, plan.product);
   if (!plan.obstacle.empty()) return plan;
   bool fit = false;
   if (plan.product == CudaProduct::mma) {
@@ -148,7 +147,7 @@ CudaPlan plan_swiglu(const CudaCall& c) {
     plan.threads = 128;
     plan.blocks_per_sm = dense(c, plan) ? 5 : 1;
     plan.tile = plan.product == CudaProduct::fp ? plan.threads / 32 * 2 : plan.threads / 16;
-    fit = fits(c, plan, staged_row(c, plan.product) + copied_codes(c, plan, 3));
+    fit = fits(c, plan, cuda_staged_row(c, plan.product) + copied_codes(c, plan, 3));
   }
   if (plan.obstacle.empty() && !fit) plan.obstacle = "rows too long for shared memory";
   return plan;
@@ -156,7 +155,7 @@ CudaPlan plan_swiglu(const CudaCall& c) {
 
 CudaPlan plan_combine(const CudaCall& c, int sum_bytes) {
   CudaPlan plan;
-  plan.obstacle = choose(c, plan.product);
+  plan.obstacle = cuda_product(c, plan.product);
   if (!plan.obstacle.empty()) return plan;
   bool fit = false;
   if (plan.product == CudaProduct::mma) {
@@ -185,9 +184,9 @@ CudaPlan plan_combine(const CudaCall& c, int sum_bytes) {
     plan.tile = units * rows;
     plan.blocks_per_sm = dense(c, plan) && plan.threads <= 256 ? 2 : 1;
     if (plan.threads > 512) plan.obstacle = "more than 8 experts a token";
-    fit = fits(
-        c, plan,
-        c.top_k * (staged_row(c, plan.product) + plan.tile * sum_bytes) + copied_codes(c, plan, 2));
+    fit = fits(c, plan,
+               c.top_k * (cuda_staged_row(c, plan.product) + plan.tile * sum_bytes) +
+                   copied_codes(c, plan, 2));
   }
   if (plan.obstacle.empty() && !fit) plan.obstacle = "rows too long for shared memory";
   return plan;
@@ -245,6 +244,20 @@ int cuda_compute_capability(int device) {
     return found;
   }();
   return device < static_cast<int>(capabilities->size()) ? (*capabilities)[device] : 0;
+}
+
+int cuda_processors(int device) {
+  constexpr int kMultiprocessorCount = 16;  // CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+  static const auto* counts = [] {
+    auto* found = new std::vector<int>(mx::device_count(mx::Device::gpu), 0);
+    for (size_t i = 0; i < found->size(); ++i) {
+      cuda::check(
+          cuda::api().cuDeviceGetAttribute(&(*found)[i], kMultiprocessorCount, static_cast<int>(i)),
+          "cuDeviceGetAttribute");
+    }
+    return found;
+  }();
+  return counts->at(device);
 }
 
 bool cuda_readable(const mx::array& a) {

@@ -40,6 +40,12 @@ struct CudaPlan {
   int shared_memory = 0;  ///< bytes
 };
 
+/// Which product follows MLX's own in numerics "exact", or suits the format; says why if none does.
+std::string cuda_product(const CudaCall& call, CudaProduct& product);
+
+/// Bytes of one staged row of x; see LaneLayout and FpLayout in src/cuda.
+int cuda_staged_row(const CudaCall& call, CudaProduct product);
+
 /// For gate and up with the activation.
 CudaPlan plan_swiglu(const CudaCall& call);
 
@@ -73,6 +79,9 @@ int cuda_shared_limit(int compute_capability);
 
 /// 10 * major + minor of a GPU, or 0 if MLX has no CUDA backend here.
 int cuda_compute_capability(int device = 0);
+
+/// Multiprocessors of a GPU that MLX has; the driver has to be there.
+int cuda_processors(int device);
 
 /// Why no CUDA kernel runs on a stream; empty if they do.
 std::string cuda_device_obstacle(const mx::Stream& s);

@@ -11,13 +11,6 @@ namespace zmlx::fast {
 
 namespace {
 
-/// What kernels call Experts, of one projection.
-std::string experts_text(const ExpertArrays& arrays, const std::string& prefix, const char* type,
-                         bool copied) {
-  return "zmlx::Experts<" + std::string(arrays.biases ? type : "zmlx::u8") + ", " + type + ">" +
-         arrays.fields(prefix, "ll", copied);
-}
-
 /// What both gathering operations tell their kernels.
 void add_call(Config& config, const CudaCall& call, const CudaPlan& plan,
               const PairStrides& indices) {

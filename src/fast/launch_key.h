@@ -12,7 +12,7 @@ namespace zmlx::fast {
 namespace mx = mlx::core;
 
 /// What tells calls apart that need a different kernel or launch.
-using LaunchKey = std::array<int64_t, 32>;
+using LaunchKey = std::array<int64_t, 48>;
 
 struct LaunchKeyHash {
   size_t operator()(const LaunchKey& key) const {
@@ -26,7 +26,7 @@ struct LaunchKeyHash {
 };
 
 /// What a key begins with.
-enum class Operation { swiglu, combine, norm, route, heads, short_conv, norm_route };
+enum class Operation { swiglu, combine, norm, route, heads, short_conv, norm_route, experts };
 
 inline int64_t type_code(mx::Dtype type) { return static_cast<int64_t>(type.val()); }
 

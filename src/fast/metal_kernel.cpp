@@ -63,6 +63,7 @@ const char* metal_type(mx::Dtype type) {
   if (type == mx::float32) return "float";
   if (type == mx::float16) return "float16_t";
   if (type == mx::bfloat16) return "bfloat16_t";
+  if (type == mx::int32) return "int32_t";
   if (type == mx::uint32) return "uint32_t";
   if (type == mx::uint8) return "uint8_t";
   throw std::logic_error("[zmlx] no kernel takes an array of this type.");
@@ -73,10 +74,10 @@ struct Attribute {
   const char* name;
   const char* type;
 };
-constexpr Attribute kAttributes[] = {{"simdgroup_index_in_threadgroup", "uint"},
-                                     {"thread_index_in_simdgroup", "uint"},
-                                     {"thread_index_in_threadgroup", "uint"},
-                                     {"threadgroup_position_in_grid", "uint3"}};
+constexpr Attribute kAttributes[] = {
+    {"simdgroup_index_in_threadgroup", "uint"}, {"thread_index_in_simdgroup", "uint"},
+    {"thread_index_in_threadgroup", "uint"},    {"thread_position_in_threadgroup", "uint3"},
+    {"threadgroup_position_in_grid", "uint3"},  {"threadgroups_per_grid", "uint3"}};
 
 }  // namespace
 

@@ -10,6 +10,7 @@
 #include "kernel/tune.h"
 #include "mlx/array.h"
 #include "mlx/utils.h"
+#include "zmlx/kernel.h"
 
 namespace zmlx::kernel {
 
@@ -45,9 +46,13 @@ class Definition {
   virtual mx::array call(const std::vector<mx::array>& inputs, mx::StreamOrDevice s) const = 0;
   virtual const std::vector<std::string>& inputs() const = 0;
   virtual std::string explain() const = 0;
-  /// @param of  "value", or "vjp" for the kernel of the derivative by all inputs.
-  virtual std::string source(const std::string& backend, mx::Dtype type,
-                             const std::string& of) const = 0;
+  /// See `Kernel::source`.
+  virtual std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
+                             const mx::Shape& shape) const = 0;
+
+  /// See `Kernel::metal_launch`.
+  virtual MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
+                                   const std::string& of) const = 0;
 
   const std::string& kind() const { return kind_; }
   const std::string& name() const { return name_; }

@@ -8,17 +8,22 @@
 
 namespace zmlx::kernel {
 
-std::vector<mx::array> apply(const ElementwiseKernel::Ptr& kernel,
-                             const std::vector<mx::array>& inputs,
-                             const std::vector<mx::Dtype>& types, const mx::Stream& s) {
+std::vector<mx::array> read_by(const ElementwiseKernel& kernel,
+                               const std::vector<mx::array>& inputs, const mx::Stream& s) {
   std::vector<mx::array> read;
   read.reserve(inputs.size());
   bool one_shape = true;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    read.push_back(readable(inputs[i], kernel->formula().types[i], kernel->name(), s));
+    read.push_back(readable(inputs[i], kernel.formula().types[i], kernel.name(), s));
     one_shape = one_shape && read[i].shape() == read[0].shape();
   }
-  if (!one_shape) read = mx::broadcast_arrays(read, s);
+  return one_shape ? read : mx::broadcast_arrays(read, s);
+}
+
+std::vector<mx::array> apply(const ElementwiseKernel::Ptr& kernel,
+                             const std::vector<mx::array>& inputs,
+                             const std::vector<mx::Dtype>& types, const mx::Stream& s) {
+  auto read = read_by(*kernel, inputs, s);
   std::vector<mx::Dtype> written;
   for (auto type : types) written.push_back(written_type(type));
   const auto shape = read[0].shape();

@@ -10,6 +10,10 @@ namespace zmlx::kernel {
 
 namespace mx = mlx::core;
 
+/// The inputs in types that the kernel reads and in one shape.
+std::vector<mx::array> read_by(const ElementwiseKernel& kernel,
+                               const std::vector<mx::array>& inputs, const mx::Stream& s);
+
 /// Outputs of the types, all of the shape that the inputs broadcast to.
 std::vector<mx::array> apply(const ElementwiseKernel::Ptr& kernel,
                              const std::vector<mx::array>& inputs,

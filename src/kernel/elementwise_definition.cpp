@@ -1,15 +1,18 @@
 // `zmlx::elementwise`: from text to a kernel.
 
 #include <algorithm>
+#include <numeric>
 #include <sstream>
 #include <stdexcept>
 
 #include "kernel/arrays.h"
 #include "kernel/elementwise.h"
 #include "kernel/emit.h"
+#include "kernel/gpu_kernel.h"
 #include "kernel/parser.h"
 #include "kernel/tile_kernels.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "zmlx/kernel.h"
 
 namespace zmlx {
@@ -100,25 +103,34 @@ class ElementwiseDefinition : public Definition {
   }
 
   mx::array call(const std::vector<mx::array>& arrays, mx::StreamOrDevice s) const override {
-    if (arrays.size() != inputs().size()) {
-      throw std::invalid_argument("[" + name() + "] takes " + std::to_string(inputs().size()) +
-                                  (inputs().size() == 1 ? " array" : " arrays") + ", not " +
-                                  std::to_string(arrays.size()) + ".");
-    }
-    auto type = arrays[0].dtype();
-    for (const auto& a : arrays) type = mx::promote_types(type, a.dtype());
-    return apply(kernel_, arrays, {type}, mx::to_stream(s))[0];
+    check_count(arrays, inputs().size());
+    return apply(kernel_, arrays, {result_type_of(arrays)}, mx::to_stream(s))[0];
   }
 
   const std::vector<std::string>& inputs() const override { return kernel_->formula().names; }
 
-  std::string source(const std::string& backend, mx::Dtype type,
-                     const std::string& of) const override {
+  std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
+                     const mx::Shape& shape) const override {
     const auto storage = storage_of(written_type(type));
-    if (of == "value") return elementwise_source(kernel_->formula(), backend, storage);
-    std::vector<int> all;
-    for (size_t i = 0; i < inputs().size(); ++i) all.push_back(static_cast<int>(i));
-    return elementwise_source(kernel_->gradient(all)->formula(), backend, storage);
+    int64_t size = 1;
+    for (int side : shape) size *= side;
+    if (of == "value") return elementwise_source(kernel_->formula(), backend, storage, size);
+    return elementwise_source(kernel_->gradient(all_inputs())->formula(), backend, storage, size);
+  }
+
+  MetalLaunch metal_launch(const std::vector<mx::array>& arrays,
+                           const std::string& of) const override {
+    const auto kernel = of == "value" ? kernel_
+                        : of == "vjp" ? kernel_->gradient(all_inputs())
+                                      : kernel_->tangent(all_inputs());
+    check_count(arrays, kernel->formula().names.size());
+    auto read = read_by(*kernel, arrays, mx::to_stream(mx::Device::cpu));
+    mx::eval(read);
+    // A derivative by inputs has their types; the result's is what they promote to.
+    std::vector<mx::Dtype> types;
+    for (size_t i = 0; i < inputs().size(); ++i) types.push_back(written_type(arrays[i].dtype()));
+    if (of != "vjp") types = {written_type(result_type_of(arrays))};
+    return described(launch_of(*kernel, read, types, false), types);
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
@@ -143,6 +155,26 @@ class ElementwiseDefinition : public Definition {
   }
 
  private:
+  void check_count(const std::vector<mx::array>& arrays, size_t wanted) const {
+    if (arrays.size() == wanted) return;
+    throw std::invalid_argument("[" + name() + "] takes " + std::to_string(wanted) +
+                                (wanted == 1 ? " array" : " arrays") + ", not " +
+                                std::to_string(arrays.size()) + ".");
+  }
+
+  /// What the kernel's inputs promote to; those of a derivative follow them.
+  mx::Dtype result_type_of(const std::vector<mx::array>& arrays) const {
+    auto type = arrays[0].dtype();
+    for (size_t i = 1; i < inputs().size(); ++i) type = mx::promote_types(type, arrays[i].dtype());
+    return type;
+  }
+
+  std::vector<int> all_inputs() const {
+    std::vector<int> all(inputs().size());
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+
   ElementwiseKernel::Ptr kernel_;
 };
 
@@ -180,12 +212,21 @@ mx::array Kernel::call(const std::vector<mx::array>& inputs, mx::StreamOrDevice 
 const std::string& Kernel::name() const { return definition_->name(); }
 const std::vector<std::string>& Kernel::inputs() const { return definition_->inputs(); }
 
-std::string Kernel::source(const std::string& backend, mx::Dtype type,
-                           const std::string& of) const {
+std::string Kernel::source(const std::string& backend, mx::Dtype type, const std::string& of,
+                           const mx::Shape& shape) const {
   if (of != "value" && of != "vjp") {
     throw std::invalid_argument("[source] kernels are 'value' and 'vjp', not '" + of + "'.");
   }
-  return definition_->source(backend, type, of);
+  return definition_->source(backend, type, of, shape);
+}
+
+MetalLaunch Kernel::metal_launch(const std::vector<mx::array>& inputs,
+                                 const std::string& of) const {
+  if (of != "value" && of != "vjp" && of != "jvp") {
+    throw std::invalid_argument("[metal_launch] kernels are 'value', 'vjp' and 'jvp', not '" + of +
+                                "'.");
+  }
+  return definition_->metal_launch(inputs, of);
 }
 
 std::string Kernel::explain() const { return definition_->explain(); }

@@ -12,21 +12,28 @@ constexpr int kDeepest = 12;
 class Printer {
  public:
   Printer(const Tree& tree, const std::vector<std::string>& variables, const Dialect& dialect,
-          const std::string& prefix, const std::string& indent)
-      : tree_(tree), variables_(variables), dialect_(dialect), prefix_(prefix), indent_(indent) {}
+          const std::string& prefix, const std::string& indent, const Known& known)
+      : tree_(tree),
+        variables_(variables),
+        dialect_(dialect),
+        prefix_(prefix),
+        indent_(indent),
+        known_(known) {}
 
   Printed run(const std::vector<NodeId>& roots) {
-    const auto needed = reachable(tree_, roots);
-    std::vector<int> uses(needed.size(), 0);
+    std::vector<int> uses(tree_.size(), 0);
     for (NodeId id : roots) ++uses[id];
-    for (size_t id = 0; id < needed.size(); ++id) {
-      const Node& node = tree_[static_cast<NodeId>(id)];
-      for (int i = 0; needed[id] && i < arity(node.op); ++i) ++uses[node.args[i]];
+    for (auto id = static_cast<NodeId>(tree_.size()) - 1; id >= 0; --id) {
+      if (uses[id] == 0 || known_.values.contains(id)) continue;
+      const Node& node = tree_[id];
+      for (int i = 0; i < arity(node.op); ++i) {
+        if (!(i == 1 && has_divisor(node))) ++uses[node.args[i]];
+      }
     }
-    texts_.resize(needed.size());
-    depths_.assign(needed.size(), 0);
-    for (size_t id = 0; id < needed.size(); ++id) {
-      if (needed[id]) node(static_cast<NodeId>(id), uses[id]);
+    texts_.resize(tree_.size());
+    depths_.assign(tree_.size(), 0);
+    for (size_t id = 0; id < tree_.size(); ++id) {
+      if (uses[id] > 0) node(static_cast<NodeId>(id), uses[id]);
     }
     Printed printed{std::move(statements_), {}};
     for (NodeId id : roots) printed.results.push_back(texts_[id]);
@@ -34,7 +41,15 @@ class Printer {
   }
 
  private:
+  bool has_divisor(const Node& node) const {
+    return node.op == Op::divide && known_.divisors.contains(node.args[1]);
+  }
+
   void node(NodeId id, int uses) {
+    if (const auto found = known_.values.find(id); found != known_.values.end()) {
+      texts_[id] = found->second;
+      return;
+    }
     const Node& node = tree_[id];
     if (node.op == Op::constant) {
       texts_[id] = dialect_.number(node.value, node.type);
@@ -60,6 +75,9 @@ class Printer {
 
   std::string operation(const Node& node, const std::vector<std::string>& args) const {
     const Type argument = tree_.type(node.args[node.op == Op::select ? 1 : 0]);
+    if (has_divisor(node)) {
+      return dialect_.quotient() + "(" + args[0] + ", " + known_.divisors.at(node.args[1]) + ")";
+    }
     if (node.op == Op::select) return "(" + args[0] + " ? " + args[1] + " : " + args[2] + ")";
     if (node.op == Op::cast) return cast(node.type, argument, args[0]);
     if (const auto function = dialect_.function(node.op, argument); !function.empty()) {
@@ -89,6 +107,7 @@ class Printer {
   const std::vector<std::string>& variables_;
   const Dialect& dialect_;
   const std::string prefix_, indent_;
+  const Known& known_;
   std::vector<std::string> texts_;
   std::vector<int> depths_;
   std::string statements_;
@@ -99,8 +118,8 @@ class Printer {
 
 Printed print(const Tree& tree, const std::vector<NodeId>& roots,
               const std::vector<std::string>& variables, const Dialect& dialect,
-              const std::string& prefix, const std::string& indent) {
-  return Printer(tree, variables, dialect, prefix, indent).run(roots);
+              const std::string& prefix, const std::string& indent, const Known& known) {
+  return Printer(tree, variables, dialect, prefix, indent, known).run(roots);
 }
 
 }  // namespace zmlx::kernel

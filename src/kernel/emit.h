@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ class Dialect {
   /// The function of an operation on arguments of a type; empty for what is written as in C.
   virtual std::string function(Op op, Type argument) const = 0;
   virtual std::string number(double value, Type type) const = 0;
+  /// A function of a number and a `Divisor`.
+  virtual std::string quotient() const = 0;
   /// Functions that turn float32 into integers.
   virtual std::string to_int() const = 0;
   virtual std::string to_uint() const = 0;
@@ -29,10 +32,15 @@ struct Printed {
   std::string statements;
   std::vector<std::string> results;  ///< an expression for each root
 };
+/// What is there already, and how divisors are written by whose inverse is multiplied.
+struct Known {
+  std::map<NodeId, std::string> values;    ///< expressions for nodes
+  std::map<NodeId, std::string> divisors;  ///< names of `Divisor`s made of nodes
+};
 /// @param prefix  of the names of intermediate results.
 Printed print(const Tree& tree, const std::vector<NodeId>& roots,
               const std::vector<std::string>& variables, const Dialect& dialect,
-              const std::string& prefix, const std::string& indent);
+              const std::string& prefix, const std::string& indent, const Known& known = {});
 
 /// A kernel's text in pieces: functions, and the body that is given to the language's launcher.
 struct KernelText {
@@ -44,12 +52,18 @@ struct KernelText {
 struct ElementwiseForm {
   std::vector<Storage> inputs, outputs;
   std::vector<bool> single;  ///< inputs of one element for all
-  bool vectors;              ///< four elements at a time; memory is aligned for it
+  int width;                 ///< elements of a vector, for which memory is aligned, or 1
+  int vectors;               ///< that a thread loads before it computes
+  int threads;               ///< of a group
 };
 struct RowForm {
   std::vector<Storage> inputs, outputs;
-  int threads;
-  bool vectors;
+  int lanes;   ///< threads of a row: 32, or all of a group
+  int rows;    ///< of a group; more than one only with 32 lanes
+  int width;   ///< elements of a vector, for which rows are aligned, or 1
+  int held;    ///< vectors of a row that a thread holds; 0 if passes read the row again
+  bool whole;  ///< whether a row is exactly what its threads hold
+  int threads() const { return lanes * rows; }
 };
 
 KernelText cuda_elementwise(const ElementwiseFormula& formula, const ElementwiseForm& form);
@@ -57,11 +71,12 @@ KernelText cuda_rows(const RowFormula& formula, const RowForm& form);
 KernelText metal_elementwise(const ElementwiseFormula& formula, const ElementwiseForm& form);
 KernelText metal_rows(const RowFormula& formula, const RowForm& form);
 
-/// Whole files for people, and for compilers in tests.
+/// Whole files for people, and for compilers in tests: for arrays of `size` elements, or rows of
+/// `length`.
 std::string elementwise_source(const ElementwiseFormula& formula, const std::string& backend,
-                               Storage storage);
+                               Storage storage, int64_t size);
 std::string rows_source(const RowFormula& formula, const std::string& backend, Storage storage,
-                        int threads);
+                        int64_t length, int threadgroup);
 
 /// A formula's functions with what they call: src/metal/kernel_formula.h.
 std::string metal_header(const KernelText& text);

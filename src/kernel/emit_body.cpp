@@ -10,6 +10,21 @@ std::vector<std::string> numbered_names(const char* letter, size_t count) {
   return names;
 }
 
+std::string Gpu::vector(Storage storage, int width) const {
+  return width == 1 ? memory_type(storage) : vector_type(memory_type(storage), width);
+}
+
+std::string Gpu::vector_at(Storage storage, int width, const std::string& pointer,
+                           const std::string& index, bool read) const {
+  if (width == 1) return "(" + pointer + ")[" + index + "]";
+  return "reinterpret_cast<" + std::string(read ? "const " : "") + address_space() +
+         vector(storage, width) + "*>(" + pointer + ")[" + index + "]";
+}
+
+std::string Gpu::lane(int width, const std::string& vector, const std::string& index) const {
+  return width == 1 ? vector : lane_of(vector, index);
+}
+
 Type value_type(Storage storage) {
   if (storage == Storage::i32) return Type::int32;
   return storage == Storage::u32 ? Type::uint32 : Type::float32;
@@ -17,7 +32,7 @@ Type value_type(Storage storage) {
 
 std::string formula_function(const Tree& tree, const std::vector<NodeId>& roots,
                              const std::vector<Type>& types, const std::vector<Storage>& outputs,
-                             const Gpu& gpu) {
+                             const std::string& prefix, const Gpu& gpu) {
   const auto names = numbered_names("x", types.size());
   std::string parameters;
   for (size_t i = 0; i < types.size(); ++i) {
@@ -31,8 +46,7 @@ std::string formula_function(const Tree& tree, const std::vector<NodeId>& roots,
     parameters += ", " + gpu.reference(type) + " y" + std::to_string(o);
   }
   const auto printed = print(typed, cast, names, gpu, "t", "  ");
-  std::string text =
-      gpu.function_prefix() + "void formula(" + parameters + ") {\n" + printed.statements;
+  std::string text = prefix + "void formula(" + parameters + ") {\n" + printed.statements;
   for (size_t o = 0; o < roots.size(); ++o) {
     text += "  y" + std::to_string(o) + " = " + printed.results[o] + ";\n";
   }
@@ -68,8 +82,9 @@ std::string combine_functions(const RowFormula& formula, const Gpu& gpu) {
                                 : pass.combine;
     const std::string type = gpu.type(pass.type);
     const auto printed = print(tree, {root}, names, gpu, "t", "  ");
-    text += gpu.function_prefix() + type + " combine" + std::to_string(k) + "(" + type + " a, " +
-            type + " b) {\n" + printed.statements + "  return " + printed.results[0] + ";\n}\n";
+    text += gpu.function_prefix(true) + type + " combine" + std::to_string(k) + "(" + type +
+            " a, " + type + " b) {\n" + printed.statements + "  return " + printed.results[0] +
+            ";\n}\n";
   }
   return text;
 }

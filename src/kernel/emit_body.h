@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernel/emit.h"
+#include "kernel/row_plan.h"
 
 /// The parts of kernels that languages for GPUs share.
 namespace zmlx::kernel {
@@ -15,37 +16,44 @@ std::vector<std::string> numbered_names(const char* letter, size_t count);
 class Gpu : public Dialect {
  public:
   /// Before a function, and the type of a parameter that it writes.
-  virtual std::string function_prefix() const = 0;
+  virtual std::string function_prefix(bool inlined) const = 0;
   virtual std::string reference(Type type) const = 0;
 
   /// An element of memory as a value of the type, and back.
   virtual std::string loaded(Storage storage, Type type, const std::string& place) const = 0;
   virtual std::string stored(Storage storage, const std::string& value) const = 0;
 
-  /// Four elements: their type, number `index` of them behind a pointer, and one of them.
-  virtual std::string vector(Storage storage) const = 0;
-  virtual std::string vector_at(Storage storage, const std::string& pointer,
-                                const std::string& index, bool read) const = 0;
-  virtual std::string lane(const std::string& vector, const std::string& index) const = 0;
+  /// `width` elements: their type, number `index` of them behind a pointer, and one of them. Of
+  /// width 1, elements themselves.
+  std::string vector(Storage storage, int width) const;
+  std::string vector_at(Storage storage, int width, const std::string& pointer,
+                        const std::string& index, bool read) const;
+  std::string lane(int width, const std::string& vector, const std::string& index) const;
 
-  /// Numbers and counts of threads and groups, as int.
+  /// Numbers of a thread and its group, and the count of groups, as int.
   virtual std::string thread() const = 0;
-  virtual std::string threads() const = 0;
   virtual std::string group() const = 0;
   virtual std::string groups() const = 0;
-  std::string all_threads() const { return groups() + " * " + threads(); }
-  std::string thread_of_all() const { return group() + " * " + threads() + " + " + thread(); }
 
   virtual std::string wide_int() const = 0;
   virtual std::string unroll() const = 0;
   virtual std::string shared_memory() const = 0;
-  /// Statements after which every thread's `value` is that of the whole group.
-  virtual std::string reduce(const std::string& value, const std::string& identity,
-                             const std::string& shared, const std::string& type,
+  virtual std::string barrier() const = 0;
+  virtual std::string divisor_type() const = 0;
+  virtual std::string divisor(const std::string& value) const = 0;
+  /// Statements after which the `value` of each of a row's threads is that of all.
+  /// @param shared  memory for a value of each 32 threads. A thread may still be reading it when
+  /// another has gone on.
+  virtual std::string reduce(const std::string& value, const std::string& shared, int lanes,
                              const std::string& combine, const std::string& indent) const = 0;
+
+ protected:
+  virtual std::string memory_type(Storage storage) const = 0;
+  virtual std::string vector_type(const std::string& element, int width) const = 0;
+  /// In front of a pointer's type.
+  virtual std::string address_space() const = 0;
+  virtual std::string lane_of(const std::string& vector, const std::string& index) const = 0;
 };
-const Gpu& cuda_gpu();
-const Gpu& metal_gpu();
 
 KernelText elementwise_text(const ElementwiseFormula& formula, const ElementwiseForm& form,
                             const Gpu& gpu);
@@ -54,7 +62,10 @@ KernelText rows_text(const RowFormula& formula, const RowForm& form, const Gpu& 
 /// `formula(x0, x1, ..., y0, y1, ...)`: the outputs, of a storage each, of one element.
 std::string formula_function(const Tree& tree, const std::vector<NodeId>& roots,
                              const std::vector<Type>& types, const std::vector<Storage>& outputs,
-                             const Gpu& gpu);
+                             const std::string& prefix, const Gpu& gpu);
+
+/// Expressions of a row that are kept in registers, at most.
+constexpr size_t kMostKept = 3;
 
 /// The type of expressions that an output is stored from.
 Type value_type(Storage storage);

@@ -1,5 +1,6 @@
 // CUDA C++. The kernels' parameters and launch come from fast/cuda_kernel.h.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -9,13 +10,11 @@ namespace zmlx::kernel {
 
 namespace {
 
-const char* memory_type(Storage storage) {
-  constexpr const char* kTypes[] = {"float", "zmlx::f16", "zmlx::bf16", "int", "zmlx::u32"};
-  return kTypes[static_cast<int>(storage)];
-}
-
 class Cuda : public Gpu {
  public:
+  /// @param brief  whether functions may take fewer digits, see src/cuda/kernel_formula.cuh.
+  explicit Cuda(bool brief) : brief_(brief) {}
+
   const char* type(Type type) const override {
     constexpr const char* kTypes[] = {"bool", "int", "unsigned int", "float"};
     return kTypes[static_cast<int>(type)];
@@ -42,10 +41,18 @@ class Cuda : public Gpu {
     if (argument == Type::int32 || argument == Type::uint32) return of_integers(op, argument);
     if (argument == Type::boolean) return "";
     switch (op) {
+      case Op::divide:
+        return brief_ ? "zmlx::h_divide" : "";
+      case Op::exp:
+      case Op::exp2:
+      case Op::tanh:
+        return brief_ ? std::string("zmlx::h_") + op_name(op) : std::string(op_name(op)) + "f";
+      case Op::sigmoid:
+      case Op::softplus:
+        return std::string(brief_ ? "zmlx::h_" : "zmlx::f_") + op_name(op);
       case Op::add:
       case Op::subtract:
       case Op::multiply:
-      case Op::divide:
       case Op::negate:
       case Op::equal:
       case Op::not_equal:
@@ -64,8 +71,6 @@ class Cuda : public Gpu {
       case Op::is_inf:
       case Op::is_finite:
         return op_name(op);
-      case Op::sigmoid:
-      case Op::softplus:
       case Op::sign:
         return std::string("zmlx::f_") + op_name(op);
       default:
@@ -76,7 +81,9 @@ class Cuda : public Gpu {
   std::string to_int() const override { return "zmlx::f_int"; }
   std::string to_uint() const override { return "zmlx::f_uint"; }
 
-  std::string function_prefix() const override { return "__device__ __forceinline__ "; }
+  std::string function_prefix(bool inlined) const override {
+    return inlined ? "__device__ __forceinline__ " : "__device__ __noinline__ ";
+  }
   std::string reference(Type of) const override { return std::string(type(of)) + "&"; }
 
   std::string loaded(Storage storage, Type type, const std::string& place) const override {
@@ -88,32 +95,38 @@ class Cuda : public Gpu {
     return std::string("zmlx::round_to<") + memory_type(storage) + ">(" + value + ")";
   }
 
-  std::string vector(Storage storage) const override {
-    return std::string("zmlx::Vector<") + memory_type(storage) + ", 4>";
-  }
-  std::string vector_at(Storage storage, const std::string& pointer, const std::string& index,
-                        bool read) const override {
-    return "reinterpret_cast<" + std::string(read ? "const " : "") + vector(storage) + "*>(" +
-           pointer + ")[" + index + "]";
-  }
-  std::string lane(const std::string& vector, const std::string& index) const override {
-    return vector + ".at[" + index + "]";
-  }
-
   std::string thread() const override { return "int(threadIdx.x)"; }
-  std::string threads() const override { return "int(blockDim.x)"; }
   std::string group() const override { return "int(blockIdx.x)"; }
   std::string groups() const override { return "int(gridDim.x)"; }
 
   std::string wide_int() const override { return "long long"; }
   std::string unroll() const override { return "#pragma unroll\n"; }
   std::string shared_memory() const override { return "__shared__ "; }
-  std::string reduce(const std::string& value, const std::string& identity,
-                     const std::string& shared, const std::string& type, const std::string& combine,
-                     const std::string& indent) const override {
-    return indent + value + " = zmlx::block_reduce(" + value + ", " + type + "(" + identity +
-           "), " + shared + ", [](" + type + " a, " + type + " b) { return " + combine +
-           "(a, b); });\n";
+  std::string barrier() const override { return "__syncthreads();"; }
+  std::string divisor_type() const override { return "zmlx::Divisor"; }
+  std::string divisor(const std::string& value) const override {
+    return "zmlx::f_divisor(" + value + ")";
+  }
+  std::string quotient() const override { return "zmlx::f_quotient"; }
+  std::string reduce(const std::string& value, const std::string& shared, int lanes,
+                     const std::string& combine, const std::string& indent) const override {
+    // NVRTC takes no lambda that does not say where it runs.
+    return indent + value + " = zmlx::reduce_lanes<" + std::to_string(lanes) + ", " + combine +
+           ">(" + value + ", " + (lanes > 32 ? shared : "&" + value) + ");\n";
+  }
+
+ protected:
+  std::string memory_type(Storage storage) const override {
+    static constexpr const char* kTypes[] = {"float", "zmlx::f16", "zmlx::bf16", "int",
+                                             "zmlx::u32"};
+    return kTypes[static_cast<int>(storage)];
+  }
+  std::string vector_type(const std::string& element, int width) const override {
+    return "zmlx::Vector<" + element + ", " + std::to_string(width) + ">";
+  }
+  std::string address_space() const override { return ""; }
+  std::string lane_of(const std::string& vector, const std::string& index) const override {
+    return vector + ".at[" + index + "]";
   }
 
  private:
@@ -142,20 +155,26 @@ class Cuda : public Gpu {
         return "";
     }
   }
+
+  const bool brief_;
 };
+
+/// Whether results are rounded to 16 bits, so that the last digits do not matter.
+const Gpu& cuda_gpu(const std::vector<Storage>& outputs) {
+  static const Cuda exact(false), brief(true);
+  const bool halves = std::all_of(outputs.begin(), outputs.end(), [](Storage storage) {
+    return storage == Storage::f16 || storage == Storage::bf16;
+  });
+  return halves ? brief : exact;
+}
 
 }  // namespace
 
-const Gpu& cuda_gpu() {
-  static const Cuda gpu;
-  return gpu;
-}
-
 KernelText cuda_elementwise(const ElementwiseFormula& formula, const ElementwiseForm& form) {
-  return elementwise_text(formula, form, cuda_gpu());
+  return elementwise_text(formula, form, cuda_gpu(form.outputs));
 }
 KernelText cuda_rows(const RowFormula& formula, const RowForm& form) {
-  return rows_text(formula, form, cuda_gpu());
+  return rows_text(formula, form, cuda_gpu(form.outputs));
 }
 
 }  // namespace zmlx::kernel

@@ -11,11 +11,6 @@ namespace zmlx::kernel {
 
 namespace {
 
-const char* memory_type(Storage storage) {
-  constexpr const char* kTypes[] = {"float", "half", "bfloat16_t", "int", "uint"};
-  return kTypes[static_cast<int>(storage)];
-}
-
 class Metal : public Gpu {
  public:
   const char* type(Type type) const override {
@@ -81,7 +76,7 @@ class Metal : public Gpu {
   std::string to_int() const override { return "f_int"; }
   std::string to_uint() const override { return "f_uint"; }
 
-  std::string function_prefix() const override { return "inline "; }
+  std::string function_prefix(bool) const override { return "inline "; }
   std::string reference(Type of) const override { return std::string("thread ") + type(of) + "&"; }
 
   std::string loaded(Storage storage, Type type, const std::string& place) const override {
@@ -93,40 +88,49 @@ class Metal : public Gpu {
     return std::string(memory_type(storage)) + "(" + value + ")";
   }
 
-  std::string vector(Storage storage) const override {
-    return std::string("metal::vec<") + memory_type(storage) + ", 4>";
-  }
-  std::string vector_at(Storage storage, const std::string& pointer, const std::string& index,
-                        bool read) const override {
-    return "reinterpret_cast<" + std::string(read ? "const " : "") + "device " + vector(storage) +
-           "*>(" + pointer + ")[" + index + "]";
-  }
-  std::string lane(const std::string& vector, const std::string& index) const override {
-    return vector + "[" + index + "]";
-  }
-
   std::string thread() const override { return "int(thread_position_in_threadgroup.x)"; }
-  std::string threads() const override { return "int(threads_per_threadgroup.x)"; }
   std::string group() const override { return "int(threadgroup_position_in_grid.x)"; }
   std::string groups() const override { return "int(threadgroups_per_grid.x)"; }
 
   std::string wide_int() const override { return "int64_t"; }
   std::string unroll() const override { return "#pragma clang loop unroll(full)\n"; }
   std::string shared_memory() const override { return "threadgroup "; }
+  std::string barrier() const override {
+    return "threadgroup_barrier(mem_flags::mem_threadgroup);";
+  }
+  std::string divisor_type() const override { return "Divisor"; }
+  std::string divisor(const std::string& value) const override {
+    return "f_divisor(" + value + ")";
+  }
+  std::string quotient() const override { return "f_quotient"; }
 
   /// Within simdgroups of 32 by shuffles, then among them through threadgroup memory.
-  std::string reduce(const std::string& value, const std::string& identity,
-                     const std::string& shared, const std::string& type, const std::string& combine,
-                     const std::string& indent) const override {
-    const std::string butterfly = indent + "for (ushort d = 16; d > 0; d /= 2) {\n" + indent +
-                                  "  " + value + " = " + combine + "(" + value +
-                                  ", simd_shuffle_xor(" + value + ", d));\n" + indent + "}\n";
-    return butterfly + indent + "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + indent +
-           "if (thread_index_in_simdgroup == 0) " + shared +
-           "[simdgroup_index_in_threadgroup] = " + value + ";\n" + indent +
-           "threadgroup_barrier(mem_flags::mem_threadgroup);\n" + indent + value +
-           " = thread_index_in_simdgroup < simdgroups_per_threadgroup ? " + shared +
-           "[thread_index_in_simdgroup] : " + type + "(" + identity + ");\n" + butterfly;
+  std::string reduce(const std::string& value, const std::string& shared, int lanes,
+                     const std::string& combine, const std::string& indent) const override {
+    const auto butterfly = [&](int width) {
+      return indent + "for (ushort d = " + std::to_string(width / 2) + "; d > 0; d /= 2) {\n" +
+             indent + "  " + value + " = " + combine + "(" + value + ", simd_shuffle_xor(" + value +
+             ", d));\n" + indent + "}\n";
+    };
+    if (lanes == 32) return butterfly(32);
+    const int simdgroups = lanes / 32;
+    return butterfly(32) + indent + "if (thread_index_in_simdgroup == 0) " + shared +
+           "[simdgroup_index_in_threadgroup] = " + value + ";\n" + indent + barrier() + "\n" +
+           indent + value + " = " + shared + "[thread_index_in_simdgroup % " +
+           std::to_string(simdgroups) + "];\n" + butterfly(simdgroups);
+  }
+
+ protected:
+  std::string memory_type(Storage storage) const override {
+    constexpr const char* kTypes[] = {"float", "half", "bfloat16_t", "int", "uint"};
+    return kTypes[static_cast<int>(storage)];
+  }
+  std::string vector_type(const std::string& element, int width) const override {
+    return "metal::vec<" + element + ", " + std::to_string(width) + ">";
+  }
+  std::string address_space() const override { return "device "; }
+  std::string lane_of(const std::string& vector, const std::string& index) const override {
+    return vector + "[" + index + "]";
   }
 
  private:
@@ -157,12 +161,12 @@ class Metal : public Gpu {
   }
 };
 
-}  // namespace
-
 const Gpu& metal_gpu() {
   static const Metal gpu;
   return gpu;
 }
+
+}  // namespace
 
 KernelText metal_elementwise(const ElementwiseFormula& formula, const ElementwiseForm& form) {
   return elementwise_text(formula, form, metal_gpu());

@@ -7,16 +7,13 @@
 #include "mlx/array.h"
 #include "mlx/stream.h"
 
-/// Launching formulas on GPUs: on CUDA through fast/cuda_kernel.h, on Metal through MLX's
-/// fast::metal_kernel. For `Primitive::eval_gpu`.
+/// Launching formulas on GPUs: on CUDA through fast/cuda_kernel.h, on Metal through
+/// fast/metal_kernel.h. For `Primitive::eval_gpu`.
 namespace zmlx::kernel {
 
 void run_on_gpu(const ElementwiseKernel& kernel, const mx::Stream& stream,
                 const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs);
 void run_on_gpu(const RowKernel& kernel, const mx::Stream& stream,
                 const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs);
-
-/// Threads of a group for rows of a length: a power of two from 32 to 1024.
-int row_threads(int threadgroup, int64_t length);
 
 }  // namespace zmlx::kernel

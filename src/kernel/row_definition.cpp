@@ -6,9 +6,11 @@
 #include "kernel/arrays.h"
 #include "kernel/cpu_rows.h"
 #include "kernel/emit.h"
+#include "kernel/gpu_kernel.h"
 #include "kernel/parser.h"
 #include "kernel/rows.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "zmlx/kernel.h"
 
 namespace zmlx {
@@ -107,11 +109,30 @@ class RowDefinition : public Definition {
 
   const std::vector<std::string>& inputs() const override { return kernel_->formula().names; }
 
-  std::string source(const std::string& backend, mx::Dtype type,
-                     const std::string& of) const override {
+  std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
+                     const mx::Shape& shape) const override {
     const auto kernel = of == "value" ? kernel_ : kernel_->gradient({0});
     return rows_source(kernel->formula(), backend, storage_of(written_type(type)),
-                       kernel->threadgroup());
+                       shape.empty() ? 1 : shape.back(), kernel->threadgroup());
+  }
+
+  MetalLaunch metal_launch(const std::vector<mx::array>& arrays,
+                           const std::string& of) const override {
+    const auto kernel = of == "value" ? kernel_
+                        : of == "vjp" ? kernel_->gradient({0})
+                                      : kernel_->tangent({0});
+    const auto& formula = kernel->formula();
+    if (arrays.size() != formula.names.size()) {
+      throw std::invalid_argument("[" + name() + "] takes " + std::to_string(formula.names.size()) +
+                                  " arrays, not " + std::to_string(arrays.size()) + ".");
+    }
+    std::vector<mx::array> read;
+    for (size_t n = 0; n < arrays.size(); ++n) {
+      read.push_back(readable(arrays[n], formula.types[n], name(), mx::to_stream(mx::Device::cpu)));
+    }
+    mx::eval(read);
+    const std::vector<mx::Dtype> types(formula.outputs.size(), written_type(arrays[0].dtype()));
+    return described(launch_of(*kernel, read, types, false), types);
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
@@ -177,6 +198,15 @@ RowFormula read_reduce(const ReduceOptions& options) {
   return formula;
 }
 
+bool uses(const Tree& tree, NodeId root, int variable) {
+  const auto needed = reachable(tree, {root});
+  for (size_t id = 0; id < needed.size(); ++id) {
+    const Node& node = tree[static_cast<NodeId>(id)];
+    if (needed[id] && node.op == Op::variable && node.value == variable) return true;
+  }
+  return false;
+}
+
 RowFormula read_map_reduce(const MapReduceOptions& options) {
   const Type type = compute_type(options.compute_dtype, "map_reduce");
   auto formula = one_input("x", 2, type);
@@ -187,6 +217,8 @@ RowFormula read_map_reduce(const MapReduceOptions& options) {
   const NodeId root =
       reader.read(options.write, "write", {{"x", 0}, s1, {"s2", formula.result(1)}});
   formula.outputs = {{root, false}};
+  // A norm needs one pass only. What its second one says is checked all the same.
+  if (!uses(formula.tree, root, formula.result(1))) formula.passes.pop_back();
   return formula;
 }
 

@@ -199,7 +199,7 @@ RowFormula row_gradient(const RowFormula& formula, const std::vector<int>& by) {
     outputs.push_back({found == kZero ? builder.tree().constant(0) : found, row});
   }
   builder.made.outputs = std::move(outputs);
-  return std::move(builder.made);
+  return without_unused_passes(builder.made);
 }
 
 RowFormula row_tangent(const RowFormula& formula, const std::vector<int>& by) {
@@ -229,7 +229,7 @@ RowFormula row_tangent(const RowFormula& formula, const std::vector<int>& by) {
     builder.made.outputs.push_back(
         {rates[o] == kZero ? tree.constant(0) : rates[o], formula.outputs[o].per_row});
   }
-  return std::move(builder.made);
+  return without_unused_passes(builder.made);
 }
 
 }  // namespace zmlx::kernel

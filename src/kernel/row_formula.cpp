@@ -74,4 +74,45 @@ void split_update(const Tree& tree, int accumulator, Pass& pass) {
   }
 }
 
+RowFormula without_unused_passes(const RowFormula& formula) {
+  const size_t inputs = formula.names.size(), passes = formula.passes.size();
+  std::vector<NodeId> wanted;
+  for (const auto& output : formula.outputs) wanted.push_back(output.root);
+  std::vector<bool> used(passes, false);
+  // A pass needs earlier ones only.
+  for (size_t k = passes; k-- > 0;) {
+    const auto needed = reachable(formula.tree, wanted);
+    for (size_t id = 0; id < needed.size(); ++id) {
+      const Node& node = formula.tree[static_cast<NodeId>(id)];
+      used[k] =
+          used[k] || (needed[id] && node.op == Op::variable && node.value == formula.result(k));
+    }
+    if (used[k]) wanted.push_back(formula.passes[k].element);
+  }
+  RowFormula made;
+  made.names = formula.names;
+  made.types = formula.types;
+  made.per_row = formula.per_row;
+  std::vector<NodeId> variables(formula.variables(), -1), roots;
+  for (size_t n = 0; n < inputs; ++n) {
+    variables[n] = made.tree.variable(static_cast<int>(n), formula.types[n]);
+  }
+  for (size_t k = 0; k < passes; ++k) {
+    if (!used[k]) continue;
+    made.passes.push_back(formula.passes[k]);
+    const int result = made.result(made.passes.size() - 1);
+    for (int i = 0; i < 4; ++i) {
+      variables[formula.result(k) + i] = made.tree.variable(result + i, formula.passes[k].type);
+    }
+    roots.push_back(formula.passes[k].element);
+  }
+  for (const auto& output : formula.outputs) roots.push_back(output.root);
+  const auto copied = copy(formula.tree, roots, made.tree, variables);
+  for (size_t k = 0; k < made.passes.size(); ++k) made.passes[k].element = copied[k];
+  for (size_t o = 0; o < formula.outputs.size(); ++o) {
+    made.outputs.push_back({copied[made.passes.size() + o], formula.outputs[o].per_row});
+  }
+  return made;
+}
+
 }  // namespace zmlx::kernel

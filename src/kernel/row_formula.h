@@ -53,6 +53,9 @@ double identity_of(Op op, Type type);
 /// Finds op and f if `update` is "acc op f" and f does not depend on acc.
 void split_update(const Tree& tree, int accumulator, Pass& pass);
 
+/// The formula without passes that no output needs, of passes that all have an op.
+RowFormula without_unused_passes(const RowFormula& formula);
+
 /// The cotangents of some inputs as a formula: of the inputs, then a cotangent for each output.
 /// Of ties in max and min each gets an equal share, as MLX's reductions have it.
 /// @throws std::invalid_argument if a pass does not split.

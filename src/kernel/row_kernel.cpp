@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "kernel/gpu_form.h"
+
 namespace zmlx::kernel {
 
 namespace {
@@ -58,6 +60,12 @@ const RowPlan& RowKernel::row_plan(const std::vector<Type>& stored) const {
 const ColumnPlan& RowKernel::column_plan(const std::vector<Type>& stored) const {
   return *kept(column_plans_, stored,
                [&] { return std::make_unique<const ColumnPlan>(plan_columns(formula_, stored)); });
+}
+
+double RowKernel::registers(const std::vector<Storage>& inputs) const {
+  return *kept(registers_, inputs, [&] {
+    return std::make_unique<const double>(registers_of_element(formula_, inputs));
+  });
 }
 
 }  // namespace zmlx::kernel

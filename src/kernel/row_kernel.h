@@ -10,6 +10,7 @@
 #include "kernel/definition.h"
 #include "kernel/row_formula.h"
 #include "kernel/row_plan.h"
+#include "kernel/strided.h"
 
 namespace zmlx::kernel {
 
@@ -26,6 +27,8 @@ class RowKernel {
 
   const RowPlan& row_plan(const std::vector<Type>& stored) const;
   const ColumnPlan& column_plan(const std::vector<Type>& stored) const;
+  /// See `registers_of_element`.
+  double registers(const std::vector<Storage>& inputs) const;
 
   const std::string& name() const { return name_; }
   const RowFormula& formula() const { return formula_; }
@@ -50,6 +53,7 @@ class RowKernel {
   mutable std::mutex mutex_;
   mutable std::map<std::vector<Type>, std::unique_ptr<const RowPlan>> row_plans_;
   mutable std::map<std::vector<Type>, std::unique_ptr<const ColumnPlan>> column_plans_;
+  mutable std::map<std::vector<Storage>, std::unique_ptr<const double>> registers_;
   mutable std::map<std::vector<int>, Ptr> gradients_, tangents_;
 };
 

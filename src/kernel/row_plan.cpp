@@ -1,7 +1,6 @@
 #include "kernel/row_plan.h"
 
 #include <algorithm>
-#include <map>
 
 namespace zmlx::kernel {
 
@@ -12,19 +11,11 @@ bool is_function(Op op) {
 }
 
 /// The nodes that an evaluation of `roots` computes for each element.
-std::vector<bool> varying_nodes(const RowFormula& formula, const std::vector<NodeId>& roots) {
-  const auto& tree = formula.tree;
+std::vector<bool> varying_nodes(const RowFormula& formula, const Tree& tree,
+                                const std::vector<NodeId>& roots) {
   auto needed = reachable(tree, roots);
-  std::vector<bool> varies(tree.size(), false);
-  for (size_t id = 0; id < tree.size(); ++id) {
-    const Node& node = tree[static_cast<NodeId>(id)];
-    if (node.op == Op::variable) {
-      const auto number = static_cast<size_t>(node.value);
-      varies[id] = number < formula.per_row.size() && !formula.per_row[number];
-    }
-    for (int i = 0; i < arity(node.op); ++i) varies[id] = varies[id] || varies[node.args[i]];
-    needed[id] = needed[id] && varies[id];
-  }
+  const auto varies = varies_along_rows(formula, tree);
+  for (size_t id = 0; id < tree.size(); ++id) needed[id] = needed[id] && varies[id];
   return needed;
 }
 
@@ -73,35 +64,12 @@ class Planner {
  private:
   static constexpr size_t kMostBuffers = 3;
 
-  /// Chooses what sweeps keep: the outermost expressions with a function in them that a sweep and a
-  /// later step both need.
   void keep(const std::vector<std::vector<NodeId>>& steps) {
-    std::vector<bool> costs(tree_.size(), false);
-    for (size_t id = 0; id < tree_.size(); ++id) {
-      const Node& node = tree_[static_cast<NodeId>(id)];
-      costs[id] = is_function(node.op);
-      for (int i = 0; i < arity(node.op); ++i) costs[id] = costs[id] || costs[node.args[i]];
+    for (const auto& [id, sweep] : shared_nodes(formula_, tree_, steps, kMostBuffers)) {
+      plan_.sweeps[sweep].kept.push_back(plan_.buffers++);
+      kept_nodes_.push_back(id);
+      kept_in_.push_back(sweep);
     }
-    for (size_t i = 0; i + 1 < steps.size(); ++i) {
-      const auto here = varying_nodes(formula_, steps[i]);
-      for (size_t j = i + 1; j < steps.size(); ++j) {
-        const auto there = varying_nodes(formula_, steps[j]);
-        std::vector<bool> inner(tree_.size(), false);
-        for (auto id = static_cast<NodeId>(here.size()) - 1; id >= 0; --id) {
-          if (!here[id] || static_cast<size_t>(id) >= there.size() || !there[id]) continue;
-          if (!inner[id] && costs[id]) add(id, i);
-          for (int a = 0; a < arity(tree_[id].op); ++a) inner[tree_[id].args[a]] = true;
-        }
-      }
-    }
-  }
-
-  void add(NodeId id, size_t sweep) {
-    if (std::find(kept_nodes_.begin(), kept_nodes_.end(), id) != kept_nodes_.end()) return;
-    if (kept_nodes_.size() >= kMostBuffers) return;
-    plan_.sweeps[sweep].kept.push_back(plan_.buffers++);
-    kept_nodes_.push_back(id);
-    kept_in_.push_back(sweep);
   }
 
   std::vector<std::pair<NodeId, int>> known_before(size_t step) const {
@@ -124,6 +92,50 @@ class Planner {
 };
 
 }  // namespace
+
+std::vector<bool> varies_along_rows(const RowFormula& formula, const Tree& tree) {
+  std::vector<bool> varies(tree.size(), false);
+  for (size_t id = 0; id < tree.size(); ++id) {
+    const Node& node = tree[static_cast<NodeId>(id)];
+    if (node.op == Op::variable) {
+      const auto number = static_cast<size_t>(node.value), inputs = formula.per_row.size();
+      // Behind the inputs, all but the passes' results change with every element.
+      varies[id] = number < inputs ? !formula.per_row[number] : (number - inputs) % 4 != 0;
+    }
+    for (int i = 0; i < arity(node.op); ++i) varies[id] = varies[id] || varies[node.args[i]];
+  }
+  return varies;
+}
+
+std::vector<std::pair<NodeId, size_t>> shared_nodes(const RowFormula& formula, const Tree& tree,
+                                                    const std::vector<std::vector<NodeId>>& steps,
+                                                    size_t most) {
+  std::vector<bool> costs(tree.size(), false);
+  for (size_t id = 0; id < tree.size(); ++id) {
+    const Node& node = tree[static_cast<NodeId>(id)];
+    costs[id] = is_function(node.op);
+    for (int i = 0; i < arity(node.op); ++i) costs[id] = costs[id] || costs[node.args[i]];
+  }
+  std::vector<std::pair<NodeId, size_t>> shared;
+  const auto add = [&](NodeId id, size_t step) {
+    const bool known = std::any_of(shared.begin(), shared.end(),
+                                   [&](const auto& other) { return other.first == id; });
+    if (!known && shared.size() < most) shared.emplace_back(id, step);
+  };
+  for (size_t i = 0; i + 1 < steps.size(); ++i) {
+    const auto here = varying_nodes(formula, tree, steps[i]);
+    for (size_t j = i + 1; j < steps.size(); ++j) {
+      const auto there = varying_nodes(formula, tree, steps[j]);
+      std::vector<bool> inner(tree.size(), false);
+      for (auto id = static_cast<NodeId>(tree.size()) - 1; id >= 0; --id) {
+        if (!here[id] || !there[id]) continue;
+        if (!inner[id] && costs[id]) add(id, i);
+        for (int a = 0; a < arity(tree[id].op); ++a) inner[tree[id].args[a]] = true;
+      }
+    }
+  }
+  return shared;
+}
 
 std::vector<int> pass_levels(const RowFormula& formula) {
   std::vector<int> levels;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernel/program.h"
@@ -28,6 +29,16 @@ struct RowPlan {
 
 /// @param stored  the type that each output is stored as.
 RowPlan plan_rows(const RowFormula& formula, const std::vector<Type>& stored);
+
+/// For each node whether it differs between a row's elements.
+std::vector<bool> varies_along_rows(const RowFormula& formula, const Tree& tree);
+
+/// What a step (the roots of a walk over a row) computes at some cost for each element and a later
+/// one needs again: the outermost nodes with a function in them, each with the first such step.
+/// @param tree  the formula's, or what it has become.
+std::vector<std::pair<NodeId, size_t>> shared_nodes(const RowFormula& formula, const Tree& tree,
+                                                    const std::vector<std::vector<NodeId>>& steps,
+                                                    size_t most);
 
 /// The level of each pass: passes of one level depend on earlier levels only.
 std::vector<int> pass_levels(const RowFormula& formula);

@@ -5,6 +5,7 @@
 #include "fast/cuda_kernel.h"
 #include "kernel/arrays.h"
 #include "kernel/emit.h"
+#include "kernel/gpu_form.h"
 
 namespace zmlx::kernel {
 
@@ -35,9 +36,12 @@ std::string metal_text(const KernelText& text) {
   return metal_header(text) + "\n// The kernel's body, for mx.fast.metal_kernel.\n" + text.body;
 }
 
-}  // namespace
-
-namespace {
+/// @throws std::invalid_argument if there is no such backend.
+int widest_on(const std::string& backend) {
+  if (backend == "cuda") return kWidestOnCuda;
+  if (backend == "metal") return kWidestOnMetal;
+  throw std::invalid_argument("[source] backends are 'metal' and 'cuda', not '" + backend + "'.");
+}
 
 /// Formulas of integers read integers.
 std::vector<Storage> input_storages(const std::vector<Type>& types, Storage storage) {
@@ -53,32 +57,33 @@ std::vector<Storage> input_storages(const std::vector<Type>& types, Storage stor
 }  // namespace
 
 std::string elementwise_source(const ElementwiseFormula& formula, const std::string& backend,
-                               Storage storage) {
-  const ElementwiseForm form{input_storages(formula.types, storage),
-                             std::vector<Storage>(formula.roots.size(), storage),
-                             std::vector<bool>(formula.names.size(), false), true};
-  if (backend == "cuda") {
-    return whole_file(cuda_elementwise(formula, form), form.inputs, form.outputs, {"size"}, 256);
-  }
-  if (backend == "metal") {
-    return metal_text(metal_elementwise(formula, form));
-  }
-  throw std::invalid_argument("[source] backends are 'metal' and 'cuda', not '" + backend + "'.");
+                               Storage storage, int64_t size) {
+  ElementwiseForm form{input_storages(formula.types, storage),
+                       std::vector<Storage>(formula.roots.size(), storage),
+                       std::vector<bool>(formula.names.size(), false),
+                       1,
+                       1,
+                       1};
+  choose_form(formula, size, true, widest_on(backend), {}, form);
+  if (backend == "metal") return metal_text(metal_elementwise(formula, form));
+  return whole_file(cuda_elementwise(formula, form), form.inputs, form.outputs, {"size"},
+                    form.threads);
 }
 
 std::string rows_source(const RowFormula& formula, const std::string& backend, Storage storage,
-                        int threads) {
-  const RowForm form{input_storages(formula.types, storage),
-                     std::vector<Storage>(formula.outputs.size(), storage),
-                     threads > 0 ? threads : 256, true};
-  if (backend == "cuda") {
-    return whole_file(cuda_rows(formula, form), form.inputs, form.outputs, {"rows", "length"},
-                      form.threads);
-  }
-  if (backend == "metal") {
-    return metal_text(metal_rows(formula, form));
-  }
-  throw std::invalid_argument("[source] backends are 'metal' and 'cuda', not '" + backend + "'.");
+                        int64_t length, int threadgroup) {
+  RowForm form{input_storages(formula.types, storage),
+               std::vector<Storage>(formula.outputs.size(), storage),
+               32,
+               1,
+               1,
+               0,
+               false};
+  choose_form(registers_of_element(formula, form.inputs), length, true, widest_on(backend),
+              threadgroup, {}, form);
+  if (backend == "metal") return metal_text(metal_rows(formula, form));
+  return whole_file(cuda_rows(formula, form), form.inputs, form.outputs, {"rows", "length"},
+                    form.threads());
 }
 
 }  // namespace zmlx::kernel

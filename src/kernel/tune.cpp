@@ -4,6 +4,7 @@
 
 #include "cpu/parallel.h"
 #include "kernel/definition.h"
+#include "mlx/device.h"
 #include "mlx/transforms.h"
 #include "zmlx/kernel.h"
 
@@ -20,13 +21,26 @@ std::vector<CpuLaunch> launch_candidates() {
   return candidates;
 }
 
+std::vector<GpuLaunch> gpu_launch_candidates(bool rows) {
+  std::vector<GpuLaunch> candidates{{}};
+  for (int threads : {64, 128, 256, 512, 1024}) {
+    for (int vectors : {1, 2, 4}) {
+      candidates.push_back({threads, vectors});
+      if (rows) break;  // what a thread holds follows from how many there are
+    }
+  }
+  return candidates;
+}
+
 }  // namespace kernel
 
 AutotuneResult Kernel::tune(const std::vector<mx::array>& inputs) const {
   mx::eval(inputs);
-  const auto candidates = kernel::launch_candidates();
+  const bool gpu = mx::default_device() == mx::Device::gpu;
+  const auto cpu_candidates = kernel::launch_candidates();
+  const auto gpu_candidates = kernel::gpu_launch_candidates(definition_->kind() != "elementwise");
   std::ostringstream key;
-  key << definition_->kind() << " " << definition_->formula();
+  key << (gpu ? "GPU " : "") << definition_->kind() << " " << definition_->formula();
   size_t size = 0;
   for (const auto& in : inputs) {
     size = std::max(size, in.size());
@@ -37,15 +51,18 @@ AutotuneResult Kernel::tune(const std::vector<mx::array>& inputs) const {
   AutotuneOptions options;
   options.key = key.str();
   auto& launches = definition_->launches();
+  const auto choose = [&](size_t c) {
+    gpu ? launches.set(size, gpu_candidates[c]) : launches.set(size, cpu_candidates[c]);
+  };
   const auto result = autotune(
-      candidates.size(),
+      gpu ? gpu_candidates.size() : cpu_candidates.size(),
       [&](size_t c) {
-        launches.set(size, candidates[c]);
+        choose(c);
         auto out = call(inputs);
         mx::eval(out);
       },
       options);
-  launches.set(size, candidates[result.best]);
+  choose(result.best);
   return result;
 }
 

@@ -4,7 +4,8 @@
 inline float f_log1p(float x) {
   const float u = 1.0f + x;
   if (u == 1.0f) return x;
-  return metal::isinf(u) ? u : metal::precise::log(u) + (x - (u - 1.0f)) / u;
+  const float y = metal::precise::log(u);
+  return u > 0.0f && u < INFINITY ? y + (x - (u - 1.0f)) / u : y;
 }
 
 // exp(x) - 1 by exp where it is far from 0, else by its series.
@@ -71,3 +72,17 @@ inline int i_neg(int a) { return i_sub(0, a); }
 inline int i_abs(int a) { return a < 0 ? i_sub(0, a) : a; }
 inline uint u_div(uint a, uint b) { return b == 0u ? 0u : a / b; }
 inline uint u_rem(uint a, uint b) { return b == 0u ? 0u : a % b; }
+
+// A number that all elements of a row are divided by, with a power of two that keeps its inverse
+// within float32's normal numbers.
+struct Divisor {
+  float scale, inverse;
+};
+inline Divisor f_divisor(float x) {
+  const float a = metal::fabs(x);
+  const float scale = a < 7.8886091e-31f  ? 18446744073709551616.0f
+                      : a > 1.2676506e30f ? 5.4210109e-20f
+                                          : 1.0f;
+  return {scale, 1.0f / (x * scale)};
+}
+inline float f_quotient(float a, Divisor by) { return a * by.scale * by.inverse; }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "fast/dense_row.h"
+#include "fast/moe_experts.h"
 
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -84,6 +85,46 @@ TEST(CudaPath, WorksOutTheKernelsSharedMemory) {
   EXPECT_EQ(plan_combine(call("mxfp4", 4, 32, 2880, 2880, 1, 4), 2).shared_memory, 81984);
 }
 
+/// The plan for experts of width K and N hidden columns on a GPU of 132 multiprocessors.
+ExpertsPlan experts(CudaCall up) {
+  auto down = up;
+  std::swap(down.N, down.K);
+  return plan_experts(up, down, 2, 132);
+}
+
+TEST(CudaPath, MakesAllExpertsInOneKernel) {
+  auto wide = [](int bits, int tokens) { return call("affine", bits, 64, 1792, 2048, tokens, 4); };
+  auto many = [](int tokens) {
+    auto c = call("affine", 4, 64, 768, 2048, tokens, 8);
+    c.experts = 128;
+    return c;
+  };
+  // tests/cuda/experts.cu has the same numbers, from the kernels themselves.
+  for (const auto& [c, product, threads, ring, bytes] :
+       {std::tuple{wide(4, 1), CudaProduct::lanes, 512, 5, 98432},
+        {wide(8, 1), CudaProduct::lanes, 512, 5, 96384},
+        {call("mxfp4", 4, 32, 2880, 2880, 1, 4), CudaProduct::fp, 512, 5, 213184},
+        {many(1), CudaProduct::mma, 256, 7, 215172},
+        {wide(4, 16), CudaProduct::mma, 512, 2, 211588},
+        {many(32), CudaProduct::mma, 256, 3, 230916}}) {
+    const auto plan = experts(c);
+    EXPECT_EQ(plan.obstacle, "");
+    EXPECT_EQ(plan.product, product);
+    EXPECT_EQ(plan.threads, threads);
+    EXPECT_EQ(plan.ring, ring);
+    EXPECT_EQ(plan.shared_memory, bytes);
+  }
+}
+
+TEST(CudaPath, LeavesToTwoKernelsWhatOneDoesNotTake) {
+  EXPECT_NE(experts(call("mxfp4", 4, 32, 2880, 2880, 4, 4)).obstacle, "");
+  EXPECT_NE(experts(call("affine", 4, 64, 768, 2048, 40, 8)).obstacle, "");
+  EXPECT_NE(experts(call("affine", 3, 64, 768, 2048, 2, 4)).obstacle, "");
+  auto up = call("affine", 4, 64, 1792, 2048, 1, 4);
+  auto down = call("affine", 8, 64, 2048, 1792, 1, 4);
+  EXPECT_EQ(plan_experts(up, down, 2, 132).obstacle, "projections of several widths");
+}
+
 TEST(CudaPath, KeepsWithinSharedMemory) {
   for (int capability : {80, 86, 90, 100, 120}) {
     const int limit = capability == 80                        ? 166912
@@ -97,6 +138,8 @@ TEST(CudaPath, KeepsWithinSharedMemory) {
           for (const auto& plan : {plan_swiglu(c), plan_combine(c, 2)}) {
             if (plan.obstacle.empty()) EXPECT_LE(plan.shared_memory, limit);
           }
+          const auto plan = experts(c);
+          if (plan.obstacle.empty()) EXPECT_LE(plan.shared_memory, limit);
         }
       }
     }

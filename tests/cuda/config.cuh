@@ -1,6 +1,7 @@
 #pragma once
 
 #include "experts.cuh"
+#include "keep.cuh"
 
 /// The constants of a kernel as the library writes them, for instances that are only compiled.
 template <typename Type, int Bits, int Group, int Inner, int Outer, bool Fp = false,

@@ -8,7 +8,7 @@
 using namespace zmlx;
 
 template <class C>
-__global__ void swiglu(const typename C::T* x, const u32* w, const void* scales, const u32* indices,
+__global__ void swiglu_of(const typename C::T* x, const u32* w, const void* scales, const u32* indices,
                        typename C::T* out) {
   using T = typename C::T;
   const auto gate = experts<T, T>(w, scales, scales);
@@ -44,9 +44,9 @@ static_assert(SwigluMma<Launch<WideUp, 256, 3, 8, 128, 32, 4>>::kShared == 98560
 static_assert(CombineMma<Launch<WideDown, 384, 3, 8, 128, 32, 4>>::kShared == 221828);
 
 template <class C>
-void instantiate() {
-  swiglu<C><<<1, 1>>>(nullptr, nullptr, nullptr, nullptr, nullptr);
-  combine<C><<<1, 1>>>(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
+__device__ void instantiate() {
+  keep = reinterpret_cast<const void*>(&swiglu_of<C>);
+  keep = reinterpret_cast<const void*>(&combine<C>);
 }
 
 template <typename T, int Width, int Threads>
@@ -54,12 +54,12 @@ __global__ void norm(const T* x, T* out) {
   add_rms_norm<T, Width, Threads>(x, x, x, 1e-5f, out, out);
 }
 
-void all() {
+__device__ void all() {
   instantiate<Config<bf16, 4, 64, 2048, 1792>>();
   instantiate<OneToken<Config<bf16, 4, 32, 2048, 768>>>();
   instantiate<Config<bf16, 8, 128, 1792, 2048, false, true, float>>();
   instantiate<Config<f16, 4, 64, 1088, 576>>();
-  norm<bf16, 2048, 128><<<1, 1>>>(nullptr, nullptr);
-  norm<f16, 640, 128><<<1, 1>>>(nullptr, nullptr);
-  norm<float, 12288, 1024><<<1, 1>>>(nullptr, nullptr);
+  keep = reinterpret_cast<const void*>(&norm<bf16, 2048, 128>);
+  keep = reinterpret_cast<const void*>(&norm<f16, 640, 128>);
+  keep = reinterpret_cast<const void*>(&norm<float, 12288, 1024>);
 }

@@ -7,7 +7,7 @@ import numpy as np
 
 METAL_TYPES = {"float32": "float", "float16": "half", "bfloat16": "bfloat"}
 NUMPY_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-NUMPY_TYPES |= {"uint32": np.uint32}
+NUMPY_TYPES |= {"uint32": np.uint32, "int32": np.int32}
 
 
 def rounded(values, type_):

@@ -184,18 +184,26 @@ def test_the_readme_shows_the_stored_capsules():
     assert report.main(["--check", str(REPOSITORY / "README.md")], capsules) == 0
 
 
-@pytest.mark.parametrize("equal", [True, False])
-def test_what_a_chain_program_prints_becomes_a_capsule(tmp_path, capsys, equal):
+@pytest.mark.parametrize("equal, spread", [(True, 1), (False, 1), (True, 1e-20)])
+def test_what_a_chain_program_prints_becomes_a_capsule(tmp_path, capsys, equal, spread):
+    holds = equal and spread == 1
     program = tmp_path / "cuda_chain"
-    found = {"equal": equal, "layers": 24, "stock": [24e-4] * 3, "fused": [24e-5] * 3}
+    found = {
+        "equal": equal,
+        "spread": spread,
+        "calls": 2,
+        "layers": 24,
+        "stock": [24e-4] * 3,
+        "fused": [24e-5] * 3,
+    }
     found |= {"build": [24e-6] * 3, "submit": [24e-5] * 3}
     program.write_text(f"#!/bin/sh\necho '{json.dumps(found)}'\n")
     program.chmod(0o755)
     options = ["--shapes", "lfm2-8b-a1b", "--tokens", "1", "--capsule", str(tmp_path / "capsules")]
-    assert cuda_chain.main([str(program), *options]) == (0 if equal else 1)
+    assert cuda_chain.main([str(program), *options]) == (0 if holds else 1)
     assert "100.0   10.0  10.00  5.50" in " ".join(capsys.readouterr().out.split("\n"))
     (path,) = (tmp_path / "capsules").iterdir()
     capsule = json.loads(path.read_text())
     check_schema(capsule)
-    assert capsule["passed"] is equal
+    assert capsule["passed"] is holds
     assert cuda_chain.main([str(tmp_path / "missing"), *options]) == 2

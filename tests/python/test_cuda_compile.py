@@ -5,14 +5,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from nvrtc import compile_log, nvrtc_library
 
 ROOT = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 ARCHITECTURES = ("80", "90", "100", "120")
 
 
+FAMILIES = ("rows", "mma", "experts", "route", "steps")
+
+
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("family", ["rows", "mma", "route", "steps"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_kernels_compile(family, tmp_path):
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     done = subprocess.run(
@@ -25,6 +29,15 @@ def test_kernels_compile(family, tmp_path):
     spills = [line for line in done.stderr.splitlines() if "spill stores" in line]
     assert spills
     assert all(" 0 bytes spill stores" in line for line in spills), "registers spill"
+
+
+@pytest.mark.skipif(nvrtc_library() is None, reason="NVRTC is not installed")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kernels_compile_with_nvrtc(family):
+    text = (ROOT / f"tests/cuda/{family}.cu").read_text()
+    status, log = compile_log(text, (ROOT / "src/cuda", ROOT / "tests/cuda"))
+    assert status == 0, log[:4000]
+    assert "warning" not in log, log[:4000]
 
 
 def test_sources_suit_embedding():

@@ -1,11 +1,17 @@
 """On CUDA the fused primitives return bit for bit what mlx-lm's sequence of MLX ops returns."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 import zmlx
 from zmlx import fast
+from zmlx._ext import MoeBlock
 
 pytestmark = pytest.mark.skipif(not mx.cuda.is_available(), reason="MLX has no CUDA GPU here")
 
@@ -100,26 +106,56 @@ class Experts:
             hidden, dw, ds, dz, indices, scores, bias=db, **options
         )
 
+    def at_once(self, x, indices, scores):
+        """The sum by `moe_experts`, which is one kernel where there is one."""
+        owner = nn.Module()
+        layers = []
+        for name, arrays in zip(
+            ("gate", "up", "down"), (self.gate, self.up, self.down), strict=True
+        ):
+            layer = nn.Module()
+            for key, a in zip(("weight", "scales", "biases", "bias"), arrays, strict=True):
+                if a is not None:
+                    layer[key] = a
+            owner[name] = layer
+            layers.append((owner, name, layer, self.group_size, self.bits, self.mode))
+        block = MoeBlock(
+            owner,
+            [layers[0], *layers],  # no router is asked
+            score="softmax",
+            k=indices.shape[-1],
+            activation="swiglu_clamped" if self.clamped else "swiglu",
+        )
+        return block.experts(x, indices, scores)
 
-def check(experts, inputs):
-    paths = {(p.path, p.reason) for p in zmlx.explain(experts.fused, *inputs)}
-    assert paths == {("cuda", "")}
-    for got, want in zip(experts.fused(*inputs), experts.stock(*inputs), strict=True):
-        assert got.dtype == want.dtype and got.shape == want.shape
-        assert mx.array_equal(got, want)
+
+def check(experts, inputs, kernels=None):
+    """
+    Args:
+        kernels: how many `moe_experts` takes, if it is to be one or two.
+    """
+    for call in (experts.fused, experts.at_once):
+        paths = zmlx.explain(call, *inputs)
+        assert {(p.path, p.reason) for p in paths} == {("cuda", "")}
+    assert kernels is None or len(paths) == kernels
+    want = experts.stock(*inputs)
+    made = (*experts.fused(*inputs), experts.at_once(*inputs))
+    for got, stock in zip(made, (*want, want[1]), strict=True):
+        assert got.dtype == stock.dtype and got.shape == stock.shape
+        assert mx.array_equal(got, stock)
 
 
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 9, 32])
 def test_tokens(tokens, strided):
     experts = Experts(512, 384, 16, AFFINE4)
-    check(experts, experts.inputs(tokens, 4, strided=strided))
+    check(experts, experts.inputs(tokens, 4, strided=strided), kernels=1)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 6, 8, 10])
 def test_experts_per_token(top_k):
     experts = Experts(512, 384, 16, AFFINE4)
-    for tokens in (1, 2, 7):
+    for tokens in (1, 2, 7, 12, 32):
         check(experts, experts.inputs(tokens, top_k))
 
 
@@ -128,7 +164,7 @@ def test_experts_per_token(top_k):
 def test_one_token_of_every_width(bits, dtype):
     for group_size, width in ((64, 512), (32, 544), (128, 640)):
         experts = Experts(width, 256, 8, ("affine", group_size, bits), dtype)
-        check(experts, experts.inputs(1, 4))
+        check(experts, experts.inputs(1, 4), kernels=1)
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
@@ -137,7 +173,8 @@ def test_tensor_cores(quantization, dtype):
     # Multiples of 128 rows are qmm_sm80's in MLX, others qmm_naive's.
     for width, hidden in ((512, 384), (576, 320)):
         experts = Experts(width, hidden, 8, quantization, dtype)
-        check(experts, experts.inputs(5, 4))
+        for tokens in (2, 5, 16, 31):
+            check(experts, experts.inputs(tokens, 4), kernels=1)
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
@@ -155,7 +192,44 @@ def test_fp_modes(quantization, tokens):
 
 def test_gpt_oss():
     experts = Experts(2880, 2880, 4, MXFP4, bias=True)
-    check(experts, experts.inputs(1, 4))
+    check(experts, experts.inputs(1, 4), kernels=1)
+
+
+@pytest.mark.parametrize(
+    "width, hidden, count, top_k, quantization",
+    [
+        (2048, 1792, 32, 4, AFFINE4),
+        (2048, 768, 128, 8, AFFINE4),
+        (2048, 1536, 64, 4, AFFINE4),
+        (2048, 1792, 32, 4, AFFINE8),
+        (4096, 512, 16, 10, AFFINE4),
+    ],
+)
+def test_sizes_of_models(width, hidden, count, top_k, quantization):
+    experts = Experts(width, hidden, count, quantization)
+    for tokens in (1, 4, 9, 32):
+        check(experts, experts.inputs(tokens, top_k))
+
+
+@pytest.mark.parametrize("blocks", [1, 7])
+def test_blocks_that_take_several_parts(blocks):
+    """As beside other work on the GPU, where not all blocks of a kernel run at once."""
+    program = (
+        "from test_cuda_exact import *\n"
+        "for form, counts in ((AFFINE4, (1, 2, 9)), (AFFINE8, (1, 9)), (MXFP4, (1,))):\n"
+        "    experts = Experts(1088, 576, 16, form)\n"
+        "    for tokens in counts:\n"
+        "        for _ in range(3):\n"
+        "            check(experts, experts.inputs(tokens, 6), kernels=1)\n"
+    )
+    environment = os.environ | {
+        "ZMLX_CUDA_EXPERT_BLOCKS": str(blocks),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, timeout=240, check=False
+    )
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("tokens", [1, 6])
@@ -193,6 +267,7 @@ def test_missing_experts_give_nan(tokens, top_k):
     bad = np.array(indices)
     bad[0, 0, 1], bad[0, -1, 0] = 8, 2**32 - 1
     hidden, y = experts.fused(x, mx.array(bad), scores)
+    assert mx.array_equal(experts.at_once(x, mx.array(bad), scores), y, equal_nan=True)
     want_hidden, want = experts.fused(x, indices, scores)
     missing = mx.array(bad >= 8)
     assert mx.array_equal(mx.isnan(hidden).all((-1, -2)), missing)

@@ -75,19 +75,22 @@ class Settings:
     seed: int = 0
 
 
-def _elementwise(formula: str) -> Callable[[], Callable]:
+def elementwise_of(formula: str) -> Callable[[], Callable]:
+    """What makes the kernel of a formula."""
     from zmlx import elementwise
 
     return lambda: elementwise(formula)
 
 
-def _softmax() -> Callable:
+def softmax() -> Callable:
+    """The kernel of two passes."""
     from zmlx import map_reduce
 
     return map_reduce(
         pass1={"init": "-INFINITY", "update": "max(acc1, x)", "reduce": "max(a, b)"},
         pass2={"init": "0.0f", "update": "acc2 + exp(x - s1)", "reduce": "a + b"},
         write="exp(x - s1) / s2",
+        threadgroup="auto",
     )
 
 
@@ -130,44 +133,44 @@ def _mish_gate(a: mx.array, b: mx.array) -> mx.array:
 def all_cases() -> list[Case]:
     """Memory-bound formulas, formulas of ten or more operations, and rows."""
     return [
-        Case("x * 2 + 1", _elementwise("x * 2 + 1"), lambda x: x * 2 + 1, 1, 2, 0, 1),
-        Case("max(x, 0)", _elementwise("max(x, 0)"), lambda x: mx.maximum(x, 0), 1, 1),
-        Case("a * b + a", _elementwise("a * b + a"), lambda a, b: a * b + a, 2, 2, 0, 1),
+        Case("x * 2 + 1", elementwise_of("x * 2 + 1"), lambda x: x * 2 + 1, 1, 2, 0, 1),
+        Case("max(x, 0)", elementwise_of("max(x, 0)"), lambda x: mx.maximum(x, 0), 1, 1),
+        Case("a * b + a", elementwise_of("a * b + a"), lambda a, b: a * b + a, 2, 2, 0, 1),
         Case(
             "geglu",
-            _elementwise(
+            elementwise_of(
                 "0.5f * a * (1 + tanh(0.7978845608f * (a + 0.044715f * a * a * a))) * b"
             ),
             _geglu, 2, 10, 0, 6 + _EXP + _DIVIDE,
         ),
         Case(
             "polynomial",
-            _elementwise(
+            elementwise_of(
                 "((((((0.0014f*x + 0.0083f)*x + 0.0417f)*x + 0.1667f)*x + 0.5f)*x + 1)*x + 1)"
             ),
             _horner, 1, 12, 0, 6,
         ),
         Case(
             "gaussians",
-            _elementwise(
+            elementwise_of(
                 "let l = x - 1; let r = x + 1; 0.25f * exp(-0.5f*l*l) + 0.75f * exp(-0.5f*r*r)"
             ),
             _mixture, 1, 11, 0, 6 + 2 * _EXP,
         ),
         Case(
             "huber",
-            _elementwise(
+            elementwise_of(
                 "let d = a - b; (abs(d) < 1 ? 0.5f*d*d : abs(d) - 0.5f) + 0.01f*a*a"
             ),
             _huber, 2, 10, 0, 4,
         ),
         Case(
             "mish gate",
-            _elementwise("a * tanh(log(1 + exp(a))) * b + 0.5f * (a - b) * 2 - 1"),
+            elementwise_of("a * tanh(log(1 + exp(a))) * b + 0.5f * (a - b) * 2 - 1"),
             _mish_gate, 2, 11, 0, 3 + _EXP + _DIVIDE,
         ),
-        Case("softmax", _softmax, _stock_softmax, 1, 0, 1024, _EXP + _DIVIDE),
-        Case("softmax", _softmax, _stock_softmax, 1, 0, 32768, _EXP + _DIVIDE),
+        Case("softmax", softmax, _stock_softmax, 1, 0, 1024, _EXP + _DIVIDE),
+        Case("softmax", softmax, _stock_softmax, 1, 0, 32768, _EXP + _DIVIDE),
         Case("norm", _norm2, lambda x: mx.sqrt(mx.sum(x * x, -1)), 1, 0, 1024, 1),
     ]  # fmt: skip
 

@@ -67,11 +67,13 @@ Api find_all() {
   in.find(a.cuModuleLoadData, "cuModuleLoadData");
   in.find(a.cuModuleGetFunction, "cuModuleGetFunction");
   in.find(a.cuFuncSetAttribute, "cuFuncSetAttribute");
+  in.find(a.cuDeviceGetAttribute, "cuDeviceGetAttribute");
   in.find(a.cuMemAllocAsync, "cuMemAllocAsync");
   in.find(a.cuMemFree, "cuMemFree_v2");
   in.find(a.cuMemsetD8, "cuMemsetD8_v2");
   in.find(a.cuStreamSynchronize, "cuStreamSynchronize");
   in.find(a.cuGetErrorName, "cuGetErrorName");
+  in.find(a.cuDriverGetVersion, "cuDriverGetVersion");
   in.find(a.nvrtcVersion, "nvrtcVersion");
   in.find(a.nvrtcCreateProgram, "nvrtcCreateProgram");
   in.find(a.nvrtcDestroyProgram, "nvrtcDestroyProgram");

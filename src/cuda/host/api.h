@@ -48,11 +48,13 @@ struct Api {
   Status (*cuModuleLoadData)(void** module, const void* image);
   Status (*cuModuleGetFunction)(void** function, void* module, const char* name);
   Status (*cuFuncSetAttribute)(void* function, int attribute, int value);
+  Status (*cuDeviceGetAttribute)(int* value, int attribute, int device);
   Status (*cuMemAllocAsync)(void** pointer, size_t bytes, void* stream);
   Status (*cuMemFree)(void* pointer);
   Status (*cuMemsetD8)(void* pointer, unsigned char value, size_t bytes);
   Status (*cuStreamSynchronize)(void* stream);
   Status (*cuGetErrorName)(Status, const char** name);
+  Status (*cuDriverGetVersion)(int* version);  ///< 13000 for 13.0
 
   // NVRTC.
   Status (*nvrtcVersion)(int* major, int* minor);

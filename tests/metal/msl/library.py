@@ -175,7 +175,7 @@ class Library:
         text = translation.text
         for number, name in enumerate(names):
             expression = translation.host_names.get(name, name)
-            kernel = translation.kernels[expression.split("<")[0].strip()]
+            kernel = translation.kernels[expression.split("<")[0].split("::")[-1].strip()]
             text += entry(kernel, expression, number)
             self._numbers[name], self._kernels[name] = number, kernel
         flags = [*_MSL, *(_CHECKED if options.checked else ["-O2"])]

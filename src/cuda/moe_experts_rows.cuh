@@ -1,0 +1,319 @@
+#pragma once
+
+#include "activation.cuh"
+#include "row_products.cuh"
+#include "two_phases.cuh"
+
+namespace zmlx {
+
+/// The experts of one token, row by row, in one launch of `Up::kParts` blocks: first gate, up and
+/// activation of all (expert, column) pairs, then the down projection and the weighted sum. `Up`
+/// has the constants of gate and up, `Down` those of the down projection.
+///
+/// A unit of threads (half a warp, or a warp for the fp modes) makes a few rows at a time. Its codes
+/// pass through a ring in shared memory, whose copies run ahead from product to product and from
+/// the first phase into the second.
+template <class Up, class Down>
+class MoeExpertsRows {
+  using T = typename Up::T;
+  using Sum = typename Down::Sum;
+  using First = RowProducts<Up, Up::kFp>;
+  using Second = RowProducts<Down, Down::kFp>;
+  using FirstProduct = typename First::template Product<First::kRows>;
+  using SecondProduct = typename Second::template Product<Second::kRows>;
+
+  static constexpr int kParts = Up::kParts, kThreads = Up::kThreads, kTopK = Up::kTopK;
+  static constexpr int kRing = Up::kRing;
+  static constexpr int kUpUnits = kThreads / First::kUnit, kDownUnits = kThreads / Second::kUnit;
+
+  static constexpr int kHidden = First::kRows / 2;  // columns of a product with gate and up
+  static constexpr int kColumns = kCeilDiv<Up::N, kHidden>;
+  static constexpr int kUpItems = kCeilDiv<kTopK * kColumns, kParts>;  // of a part
+  static constexpr int kGroups = kCeilDiv<Down::N, Second::kRows>;
+  static constexpr int kPartGroups = kCeilDiv<kGroups, kParts>;
+  static constexpr int kPartRows = kPartGroups * Second::kRows;
+
+  // The token, and in its place the hidden rows.
+  static constexpr int kStaged = kLarger<First::kShared, kTopK * Second::kShared>;
+  static constexpr int kProducts = kCeilDiv<kTopK * kPartRows * int(sizeof(Sum)), 16> * 16;
+  static constexpr int kSlot = kLarger<FirstProduct::kSlot, SecondProduct::kSlot>;
+
+ public:
+  static constexpr int kShared = kStaged + kProducts + kRing * kSlot;
+
+  /// @param x         (K)
+  /// @param hidden    room for (kTopK, Up::N)
+  /// @param counters  see TwoPhases
+  __device__ __forceinline__ MoeExpertsRows(const T* x, const typename First::Weights& gate,
+                                            const typename First::Weights& up,
+                                            const typename Second::Weights& down,
+                                            const u32* indices,
+                                            const typename Down::Weight* weights, T* hidden,
+                                            u32* counters)
+      : x_(x),
+        gate_(gate),
+        up_(up),
+        down_(down),
+        indices_(indices),
+        weights_(weights),
+        hidden_(hidden),
+        phases_(counters) {}
+
+  __device__ __forceinline__ void run(typename Down::Out* out) {
+    __shared__ u16 more[1 + kParts];  // how many, and which
+    if (threadIdx.x == 0) more[0] = 0;
+    stage_rows<Up>(x_, 1, reinterpret_cast<typename First::Chunk*>(memory()));
+    // MLX keeps arrays of 8 bytes in memory that the host shares, from where the weights may take
+    // 12 us to come: so they are asked for here, and waited for after the first phase.
+    typename Down::Weight weight;
+    if (threadIdx.x < kTopK) {
+      weight = __ldcg(weights_ + threadIdx.x * Down::kWeightSlotStride);
+      experts()[threadIdx.x] = expert_of<Up>(indices_, threadIdx.x);
+    }
+    phases_.ask();
+    __syncthreads();
+    const int part = phases_.first();
+    if (part < kParts) {
+      multiply_up(part);
+      if (threadIdx.x < kTopK) weights()[threadIdx.x] = weight;
+      int next;
+      while ((next = phases_.next()) < kParts) {
+        if (threadIdx.x == 0) more[++more[0]] = next;
+        multiply_up(next);
+      }
+      stage_rows<Down>(hidden_, kTopK, reinterpret_cast<typename Second::Chunk*>(memory()));
+      __syncthreads();
+      if (more[0] > 0) begin(part, 2);
+      multiply_down(part, out);
+      for (int i = 1; i <= more[0]; ++i) {
+        begin(more[i], 2);
+        multiply_down(more[i], out);
+      }
+    }
+    phases_.leave();
+  }
+
+ private:
+  static __device__ __forceinline__ u8* memory() {
+    extern __shared__ uint4 shared[];
+    return reinterpret_cast<u8*>(shared);
+  }
+  static __device__ __forceinline__ Sum* products() {
+    return reinterpret_cast<Sum*>(memory() + kStaged);
+  }
+  static __device__ __forceinline__ u8* ring() { return memory() + kStaged + kProducts; }
+  static __device__ __forceinline__ u32* experts() {
+    __shared__ u32 experts[kTopK];
+    return experts;
+  }
+  static __device__ __forceinline__ typename Down::Weight* weights() {
+    __shared__ typename Down::Weight weights[kTopK];
+    return weights;
+  }
+  /// An expert that exists.
+  template <class C>
+  static __device__ __forceinline__ u32 readable(int k) {
+    return experts()[k] < C::E ? experts()[k] : 0;
+  }
+
+  // Items of a part: first products with gate and up, then products with down. Warps keep step, so
+  // a half warp without an item makes the last one once more.
+  static __device__ __forceinline__ int up_items(int part) {
+    return min(kUpItems, kTopK * kColumns - part * kUpItems);
+  }
+  static __device__ __forceinline__ int down_items(int part) {
+    return kTopK * min(kPartGroups, kGroups - part * kPartGroups);
+  }
+  template <class P>
+  static __device__ __forceinline__ int unit() {
+    return threadIdx.x / P::kUnit;
+  }
+  template <class P>
+  static __device__ __forceinline__ bool warp_has(int item, int items) {
+    return item - unit<P>() % (32 / P::kUnit) < items;
+  }
+
+  __device__ __forceinline__ void place_up(FirstProduct& product, int part, int item) const {
+    const int at = part * kUpItems + min(item, up_items(part) - 1);
+    const u32 expert = readable<Up>(at / kColumns);
+#pragma unroll
+    for (int i = 0; i < kHidden; ++i) {
+      const int n = min(at % kColumns * kHidden + i, Up::N - 1);
+      product.set_row(2 * i, gate_, expert, n);
+      product.set_row(2 * i + 1, up_, expert, n);
+    }
+  }
+
+  /// Experts side by side, so that a part's few rows are made by many units.
+  __device__ __forceinline__ void place_down(SecondProduct& product, int part, int item) const {
+    item = min(item, down_items(part) - 1);
+    const u32 expert = readable<Down>(item % kTopK);
+    const int first = (part * kPartGroups + item / kTopK) * Second::kRows;
+#pragma unroll
+    for (int r = 0; r < Second::kRows; ++r) {
+      product.set_row(r, down_, expert, min(first + r, Down::N - 1));
+    }
+  }
+
+  /// Fills the ring from the beginning of a phase of a part.
+  __device__ __forceinline__ void begin(int part, int phase) {
+    wait_for_copies<0>();
+    part_ = part, phase_ = phase, step_ = 0, slot_ = 0;
+    item_ = phase == 1 ? unit<First>() : unit<Second>();
+    enter();
+#pragma unroll 1
+    for (int s = 0; s < kRing; ++s) copy_next();
+  }
+
+  /// The item that copies come to, if there is one, else that of the next phase.
+  __device__ __forceinline__ void enter() {
+    if (phase_ == 1) {
+      if (warp_has<First>(item_, up_items(part_))) {
+        place_up(ahead_up_, part_, item_);
+        ahead_up_.prefetch_scales();
+        return;
+      }
+      phase_ = 2, item_ = unit<Second>();
+    }
+    if (warp_has<Second>(item_, down_items(part_))) {
+      place_down(ahead_down_, part_, item_);
+      ahead_down_.prefetch_scales();
+    } else {
+      phase_ = 3;
+    }
+  }
+
+  /// Starts the next step's copy, to the slot that was used last.
+  __device__ __forceinline__ void copy_next() {
+    u8* slot = ring() + slot_ * kSlot;
+    slot_ = slot_ + 1 == kRing ? 0 : slot_ + 1;
+    if (phase_ == 1) {
+      ahead_up_.copy(step_, slot);
+      advance(FirstProduct::kSteps, kUpUnits);
+    } else if (phase_ == 2) {
+      ahead_down_.copy(step_, slot);
+      advance(SecondProduct::kSteps, kDownUnits);
+    }
+    commit_copies();
+  }
+  __device__ __forceinline__ void advance(int steps, int units) {
+    if (++step_ < steps) return;
+    step_ = 0, item_ += units;
+    enter();
+  }
+
+  template <class Product, class Chunk>
+  __device__ __forceinline__ void multiply(Product& product, const Chunk* x) {
+    product.clear();
+#pragma unroll 1
+    for (int s = 0; s < Product::kSteps; ++s) {
+      product.template step<kRing>(s, ring() + slot_ * kSlot, x);
+      copy_next();
+    }
+  }
+
+  // In both phases the next product's scales are asked for before the sums of one are added up.
+
+  /// The whole first phase of a part. Scales are asked for first: behind a ring of copies they would
+  /// wait for all of them.
+  __device__ __forceinline__ void multiply_up(int part) {
+    const auto* x = reinterpret_cast<const typename First::Chunk*>(memory());
+    const int items = up_items(part);
+    int item = unit<First>();
+    FirstProduct product;
+    bool more = warp_has<First>(item, items);
+    if (more) {
+      place_up(product, part, item);
+      product.load_scales(0);
+    }
+    begin(part, 1);
+    while (more) {
+      multiply(product, x);
+      const int done = item;
+      item += kUpUnits;
+      more = warp_has<First>(item, items);
+      if (more) {
+        place_up(product, part, item);
+        product.load_scales(0);
+      }
+      float dots[First::kRows];
+      product.finish(dots);
+      if (threadIdx.x % First::kUnit == 0 && done < items) write_hidden(part, done, dots);
+    }
+  }
+
+  __device__ __forceinline__ void write_hidden(int part, int item,
+                                               const float (&dots)[First::kRows]) const {
+    const int at = part * kUpItems + item, k = at / kColumns;
+    const u32 expert = readable<Up>(k);
+#pragma unroll
+    for (int i = 0; i < kHidden; ++i) {
+      const int n = at % kColumns * kHidden + i;
+      if (n >= Up::N) continue;
+      const auto g = with_bias<Up>(dots[2 * i], gate_, expert, n);
+      const auto u = with_bias<Up>(dots[2 * i + 1], up_, expert, n);
+      const T y = round_to<T>(to_float(activate<Up>(g, u)));
+      hidden_[k * Up::N + n] = experts()[k] < Up::E ? y : not_a_number<T>();
+    }
+  }
+
+  __device__ __forceinline__ void multiply_down(int part, typename Down::Out* out) {
+    const int items = down_items(part);
+    int item = unit<Second>();
+    SecondProduct product;
+    bool more = warp_has<Second>(item, items);
+    if (more) {
+      place_down(product, part, item);
+      product.load_scales(0);
+    }
+    while (more) {
+      const int done = item, k = min(done, items - 1) % kTopK;
+      multiply(product, reinterpret_cast<const typename Second::Chunk*>(memory()) +
+                            k * (Second::kShared / 16));
+      item += kDownUnits;
+      more = warp_has<Second>(item, items);
+      if (more) {
+        place_down(product, part, item);
+        product.load_scales(0);
+      }
+      float dots[Second::kRows];
+      product.finish(dots);
+      if (threadIdx.x % Second::kUnit == 0 && done < items) weigh(part, done, dots);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < kPartRows; i += kThreads) {
+      const int n = part * kPartRows + i;
+      if (n >= Down::N) break;
+      const Sum sum = sum_in_order<kTopK>(products() + i, kPartRows);
+      out[n] = round_to<typename Down::Out>(to_float(sum));
+    }
+    __syncthreads();  // before the next part's products
+  }
+
+  __device__ __forceinline__ void weigh(int part, int item,
+                                        const float (&dots)[Second::kRows]) const {
+    const int k = item % kTopK, first = item / kTopK * Second::kRows;
+#pragma unroll
+    for (int r = 0; r < Second::kRows; ++r) {
+      const int n = min(part * kPartRows + first + r, Down::N - 1);
+      const auto y = with_bias<Down>(dots[r], down_, readable<Down>(k), n);
+      products()[k * kPartRows + first + r] =
+          experts()[k] < Down::E ? weighted<Sum>(y, weights()[k]) : not_a_number<Sum>();
+    }
+  }
+
+  const T* x_;
+  const typename First::Weights gate_, up_;
+  const typename Second::Weights down_;
+  const u32* indices_;
+  const typename Down::Weight* weights_;
+  T* hidden_;
+  TwoPhases<kParts> phases_;
+
+  // Where copies are.
+  FirstProduct ahead_up_;
+  SecondProduct ahead_down_;
+  int part_, phase_, item_, step_, slot_;
+};
+
+}  // namespace zmlx

@@ -1,0 +1,117 @@
+#include <algorithm>
+#include <initializer_list>
+
+#include "fast/moe_experts.h"
+
+namespace zmlx::fast {
+
+namespace {
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/// The first of some launches whose shared memory fits.
+struct Launch {
+  int threads, ring;
+};
+template <typename Bytes>
+void take_first(ExpertsPlan& plan, const CudaCall& call, std::initializer_list<Launch> launches,
+                const Bytes& bytes) {
+  for (const auto& launch : launches) {
+    plan.threads = launch.threads, plan.ring = launch.ring;
+    plan.shared_memory = bytes(plan);
+    if (plan.shared_memory <= cuda_shared_limit(call.compute_capability)) return;
+  }
+  plan.obstacle = "rows too long for shared memory";
+}
+
+/// What MoeExpertsRows has for one of the two products; see src/cuda.
+struct Rows {
+  int unit, rows, slot;  // threads, rows of a unit, bytes of a thread and step
+  Rows(const CudaCall& c, CudaProduct product) {
+    const bool fp = product == CudaProduct::fp;
+    unit = fp ? 32 : 16, rows = fp ? 4 : 2;
+    const int lane = mx::size_of(c.type) == 2 && c.quantization.bits <= 4 ? 16 : 8;
+    const int bytes = fp ? 16 : 2 * lane * c.quantization.bits / 8;
+    slot = bytes % 4 == 0 ? rows * bytes : 0;
+  }
+};
+
+void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPlan& plan) {
+  const Rows first(up, plan.product), second(down, plan.product);
+  const int staged =
+      std::max(cuda_staged_row(up, plan.product), up.top_k * cuda_staged_row(down, plan.product));
+  const int part_rows = ceil_div(ceil_div(down.N, second.rows), plan.parts) * second.rows;
+  const int products = ceil_div(up.top_k * part_rows * sum_bytes, 16) * 16;
+  take_first(plan, up, {{512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
+             [&](const ExpertsPlan& p) {
+               return staged + products + p.ring * p.threads * std::max(first.slot, second.slot);
+             });
+}
+
+/// What MmaLayout has for one of the two products; see src/cuda.
+struct Stages {
+  int stage_k, stages, scales;
+  explicit Stages(const CudaCall& c)
+      : stage_k(1024 / c.quantization.bits),
+        stages(ceil_div(c.K, stage_k)),
+        scales(2 * 16 * (c.K / c.quantization.group_size) * 2) {}
+};
+
+void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPlan& plan) {
+  constexpr int kMaxPairs = 320, kStageBytes = 16 * 128;
+  if (up.pairs() > kMaxPairs || up.tokens > 32) {
+    plan.obstacle = "more tokens than fit into shared memory";
+    return;
+  }
+  plan.max_tokens = up.tokens == 1 ? 1 : up.tokens <= 16 ? 4 : 8;
+  plan.token_room = up.tokens == 1    ? 1
+                    : up.tokens <= 4  ? 4
+                    : up.tokens <= 8  ? 8
+                    : up.tokens <= 16 ? 16
+                                      : 32;
+  plan.max_pairs = up.pairs() <= 32    ? 32
+                   : up.pairs() <= 128 ? 128
+                   : up.pairs() <= 256 ? 256
+                                       : kMaxPairs;
+  const Stages first(up), second(down);
+  auto bytes = [&](const ExpertsPlan& p) {
+    const int warps = p.threads / 32;
+    const int buffers = ceil_div(p.ring, std::min(first.stages, second.stages)) + 1;
+    const int warp = p.ring * kStageBytes + buffers * std::max(first.scales, second.scales);
+    const int slot = p.max_tokens * second.stage_k * 2;
+    const int exchange = warps / 2 * 2 * 32 * 16;
+    const int tables = p.max_pairs * (16 * sum_bytes + 4 + 16) + (up.experts + 1) * 4;
+    return warps * warp + std::max(p.token_room * up.K * 2, warps * p.ring * slot) + exchange +
+           tables;
+  };
+  if (up.tokens == 1) {
+    take_first(plan, up, {{256, 7}, {256, 5}, {256, 3}, {128, 3}}, bytes);
+  } else {
+    take_first(plan, up, {{512, 2}, {384, 2}, {256, 3}, {256, 2}, {128, 2}}, bytes);
+  }
+}
+
+}  // namespace
+
+ExpertsPlan plan_experts(const CudaCall& up, const CudaCall& down, int sum_bytes, int processors) {
+  ExpertsPlan plan;
+  plan.parts = processors;
+  CudaProduct second;
+  plan.obstacle = cuda_product(up, plan.product);
+  if (plan.obstacle.empty()) plan.obstacle = cuda_product(down, second);
+  if (!plan.obstacle.empty()) return plan;
+  if (plan.product != second) {
+    plan.obstacle = "products of several kinds";
+  } else if (up.quantization.bits != down.quantization.bits) {
+    plan.obstacle = "projections of several widths";
+  } else if (plan.product == CudaProduct::mma) {
+    plan_mma(up, down, sum_bytes, plan);
+  } else if (up.tokens > 1) {
+    plan.obstacle = "more than one token";
+  } else {
+    plan_rows(up, down, sum_bytes, plan);
+  }
+  return plan;
+}
+
+}  // namespace zmlx::fast
