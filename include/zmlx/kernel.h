@@ -72,7 +72,7 @@ class ZMLX_API Kernel {
   /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
   std::string explain() const;
 
-  /// Measures how the default device runs the kernel best on arrays like these (CPU: block size,
+  /// Measures how the default device runs the kernel best on arrays like these (CPU: chunks,
   /// threads; GPU: threads of a group, elements of a thread), and runs it so from now on for arrays
   /// of as many elements, up to a power of two. The choice is kept on disk, see `autotune`.
   AutotuneResult tune(const std::vector<mx::array>& inputs) const;

@@ -1,4 +1,4 @@
-// Functions of float32 vectors. tests/cpp/kernel_blocks_test.cpp holds their errors to what
+// Functions of float32 vectors. tests/cpp/kernel_elementwise_test.cpp holds their errors to what
 // docs/kernels.md states.
 
 #if defined(ZMLX_KERNEL_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)

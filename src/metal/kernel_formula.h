@@ -20,7 +20,7 @@ inline float f_expm1(float x) {
   return metal::fma(p * x, x, x);
 }
 
-// Two polynomials, as in src/kernel/block_math-inl.h.
+// Two polynomials, as in src/kernel/vector_math-inl.h.
 inline float f_erf(float x) {
   const float a = metal::fabs(x), z = x * x;
   if (a < 0.927734375f) {

@@ -282,7 +282,7 @@ def _measure(case: Case, settings: Settings, bar: Progress) -> KernelResult:
         Bandwidth("copy", settings.threads, bytes_each), error,
     )  # fmt: skip
     del own, stock
-    elements, units = rows * length, []
+    copies, units, bests = [], [], []
     for _ in range(settings.repeats):
         passes = len(result.copy.series.seconds)
         result.copy.sample()
@@ -291,15 +291,15 @@ def _measure(case: Case, settings: Settings, bar: Progress) -> KernelResult:
         copy = min(result.copy.series.seconds[passes:])
         best = min(result.kernel.seconds[-3:])
         result.shares.append(moved / best / (2 * bytes_each / copy))
-        # In every round, as processors change their clock.
-        unit = multiply_add_seconds(20)
-        arithmetic = case.multiplications * elements * unit / settings.threads
-        units.append(unit)
-        result.floor_shares.append(max(arithmetic, copy * moved / (2 * bytes_each)) / best)
+        copies.append(copy * moved / (2 * bytes_each) / best)
+        # In every round, as processors change their clock; the fastest is nearest to a floor.
+        units.append(multiply_add_seconds(20) / settings.threads)
+        bests.append(best)
         bar.advance(4)
-    result.arithmetic = (
-        case.multiplications * elements * statistics.median(units) / settings.threads
-    )
+    result.arithmetic = case.multiplications * rows * length * min(units)
+    result.floor_shares = [
+        max(share, result.arithmetic / best) for share, best in zip(copies, bests, strict=True)
+    ]
     for _ in range(max(3, settings.repeats // 4)):
         result.stock.time(lambda: case.stock(*inputs))
         bar.advance()
