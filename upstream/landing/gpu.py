@@ -40,6 +40,26 @@ def add(change, chosen):
         )
 
 
+def add_operations(change, chosen, folder, files):
+    """The operations' host code in a backend's folder, and all of its new sources in its build.
+
+    Args:
+        files: functions that make the text of an operation's file, by operation.
+    """
+    listed = places.after_source("target_sources", "custom_kernel.cpp")
+
+    def build(source, *of):
+        line = f"          ${{CMAKE_CURRENT_SOURCE_DIR}}/{source}.cpp\n"
+        change.insert(folder + "CMakeLists.txt", listed, line, *of)
+
+    for operation in PRIMITIVES:
+        if operation in chosen:
+            change.add_file(f"{folder}{operation}.cpp", files[operation]())
+        build(operation, (operation,))
+    build("expert_products", GATHERING)
+    build("fused_kernel")
+
+
 def _shared(change, chosen):
     operations = take("src/fast/launch_key.h", "Operation")[0]
     operations = re.sub(r"\{.*\}", "{ swiglu, combine, norm, route }", operations)

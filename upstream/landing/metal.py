@@ -5,7 +5,7 @@ import re
 from . import fallback, kernels, places
 from .change import GATHERING, PRIMITIVES, cpp_file, in_namespace, stored
 from .cpp import ROOT, take
-from .gpu import ARRAYS_H, CONFIG_H, ROUTE_H, host_of_kernels
+from .gpu import ARRAYS_H, CONFIG_H, ROUTE_H, add_operations, host_of_kernels
 from .graph import EXPERTS_H
 from .primitive import CLASS_OF
 from .rewrite import edit
@@ -267,25 +267,5 @@ def add(change, chosen):
         _fused_kernel(change)
     if set(chosen) & set(GATHERING):
         _products(change, chosen)
-    listed = places.after_source("target_sources", "custom_kernel.cpp")
-    for operation in PRIMITIVES:
-        if operation in chosen:
-            change.add_file(f"{FOLDER}{operation}.cpp", FILES[operation]())
-        change.insert(
-            FOLDER + "CMakeLists.txt",
-            listed,
-            f"          ${{CMAKE_CURRENT_SOURCE_DIR}}/{operation}.cpp\n",
-            (operation,),
-        )
-    change.insert(
-        FOLDER + "CMakeLists.txt",
-        listed,
-        "          ${CMAKE_CURRENT_SOURCE_DIR}/expert_products.cpp\n",
-        GATHERING,
-    )
-    change.insert(
-        FOLDER + "CMakeLists.txt",
-        listed,
-        "          ${CMAKE_CURRENT_SOURCE_DIR}/fused_kernel.cpp\n",
-    )
+    add_operations(change, chosen, FOLDER, FILES)
     _kernels(change, chosen)
