@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/host/api.h"
+#include "fast/cuda_sizes.h"
 #include "mlx/backend/cuda/cuda.h"
 #include "mlx/device.h"
 
@@ -14,8 +15,6 @@ namespace zmlx::fast {
 namespace {
 
 constexpr int kMaxPairs = 320;
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /// Whether MLX multiplies this with tensor cores, in the order of CudaProduct::mma.
 bool stock_uses_mma(const CudaCall& c) {
@@ -56,28 +55,12 @@ bool dense(const CudaCall& c, const CudaPlan& plan) {
 }
 
 /// Steps of the inner dimension whose codes are on their way (for the fp modes `fp_ring`), and
-/// their bytes in a block's shared memory; see LaneLayout and FpLayout in src/cuda.
+/// their bytes in a block's shared memory.
 int copied_codes(const CudaCall& c, CudaPlan& plan, int fp_ring) {
-  const auto& q = c.quantization;
-  const bool fp = plan.product == CudaProduct::fp, narrow = mx::size_of(c.type) == 2;
-  plan.ring = !dense(c, plan) ? 8 : fp ? fp_ring : 4;
-  const int lane = narrow && q.bits <= 4 ? 16 : 8;
-  const int step = 32 * (fp ? (q.bits == 4 ? 32 : 16) : lane);
-  const int bytes = fp ? 16 : 2 * lane * q.bits / 8;
-  const int rows = fp ? 4 : 2;
-  if (bytes % 4 != 0) return 0;
-  return plan.threads * rows * std::min(plan.ring, ceil_div(c.K, step)) * bytes;
+  const RowSizes sizes(c, plan.product);
+  plan.ring = !dense(c, plan) ? 8 : plan.product == CudaProduct::fp ? fp_ring : 4;
+  return plan.threads * sizes.rows * std::min(plan.ring, sizes.steps) * sizes.codes;
 }
-
-/// Sizes that the tensor-core kernels share; see MmaLayout in src/cuda.
-struct MmaSizes {
-  int stage_k, stages, scales;
-  explicit MmaSizes(const CudaCall& c)
-      : stage_k(1024 / c.quantization.bits),
-        stages(ceil_div(c.K, stage_k)),
-        scales(2 * 16 * (c.K / c.quantization.group_size) * 2) {}
-};
-constexpr int kStageBytes = 16 * 128;
 
 void bound_pairs(const CudaCall& c, CudaPlan& plan) {
   plan.max_tokens = c.tokens == 1 ? 1 : c.tokens <= 4 ? 4 : 8;
@@ -109,17 +92,6 @@ std::string cuda_product(const CudaCall& c, CudaProduct& product) {
   return !c.quantization.affine() && c.K % 32 != 0 ? "rows that are no multiple of 32" : "";
 }
 
-int cuda_staged_row(const CudaCall& c, CudaProduct product) {
-  const auto& q = c.quantization;
-  if (product == CudaProduct::fp) {
-    const int step = 32 * (q.bits == 4 ? 32 : 16);
-    return ceil_div(c.K, step) * step * 4;
-  }
-  const int size = static_cast<int>(mx::size_of(c.type));
-  const int step = 32 * (size == 2 && q.bits <= 4 ? 16 : 8);
-  return ceil_div(c.K, step) * step * size;
-}
-
 CudaPlan plan_swiglu(const CudaCall& c) {
   CudaPlan plan;
   plan.obstacle = cuda_product(c, plan.product);
@@ -147,7 +119,7 @@ CudaPlan plan_swiglu(const CudaCall& c) {
     plan.threads = 128;
     plan.blocks_per_sm = dense(c, plan) ? 5 : 1;
     plan.tile = plan.product == CudaProduct::fp ? plan.threads / 32 * 2 : plan.threads / 16;
-    fit = fits(c, plan, cuda_staged_row(c, plan.product) + copied_codes(c, plan, 3));
+    fit = fits(c, plan, RowSizes(c, plan.product).staged + copied_codes(c, plan, 3));
   }
   if (plan.obstacle.empty() && !fit) plan.obstacle = "rows too long for shared memory";
   return plan;
@@ -179,14 +151,14 @@ CudaPlan plan_combine(const CudaCall& c, int sum_bytes) {
     fit = std::ranges::any_of(kLaunches, attempt);
   } else {
     const bool fp = plan.product == CudaProduct::fp;
-    const int unit = fp ? 32 : 16, rows = fp ? 4 : 2, units = fp ? 2 : 4;
-    plan.threads = c.top_k * units * unit;
-    plan.tile = units * rows;
+    const RowSizes sizes(c, plan.product);
+    const int units = fp ? 2 : 4;
+    plan.threads = c.top_k * units * sizes.unit;
+    plan.tile = units * sizes.rows;
     plan.blocks_per_sm = dense(c, plan) && plan.threads <= 256 ? 2 : 1;
     if (plan.threads > 512) plan.obstacle = "more than 8 experts a token";
-    fit = fits(c, plan,
-               c.top_k * (cuda_staged_row(c, plan.product) + plan.tile * sum_bytes) +
-                   copied_codes(c, plan, 2));
+    fit =
+        fits(c, plan, c.top_k * (sizes.staged + plan.tile * sum_bytes) + copied_codes(c, plan, 2));
   }
   if (plan.obstacle.empty() && !fit) plan.obstacle = "rows too long for shared memory";
   return plan;

@@ -43,9 +43,6 @@ struct CudaPlan {
 /// Which product follows MLX's own in numerics "exact", or suits the format; says why if none does.
 std::string cuda_product(const CudaCall& call, CudaProduct& product);
 
-/// Bytes of one staged row of x; see LaneLayout and FpLayout in src/cuda.
-int cuda_staged_row(const CudaCall& call, CudaProduct product);
-
 /// For gate and up with the activation.
 CudaPlan plan_swiglu(const CudaCall& call);
 

@@ -1,13 +1,12 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "fast/cuda_sizes.h"
 #include "fast/moe_experts.h"
 
 namespace zmlx::fast {
 
 namespace {
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 /// The first of some launches whose shared memory fits.
 struct Launch {
@@ -24,43 +23,20 @@ void take_first(ExpertsPlan& plan, const CudaCall& call, std::initializer_list<L
   plan.obstacle = "rows too long for shared memory";
 }
 
-/// What MoeExpertsRows has for one of the two products; see src/cuda.
-struct Rows {
-  int unit, rows, slot;  // threads, rows of a unit, bytes of a thread and step
-  Rows(const CudaCall& c, CudaProduct product) {
-    const bool fp = product == CudaProduct::fp;
-    unit = fp ? 32 : 16, rows = fp ? 4 : 2;
-    const int lane = mx::size_of(c.type) == 2 && c.quantization.bits <= 4 ? 16 : 8;
-    const int bytes = fp ? 16 : 2 * lane * c.quantization.bits / 8;
-    slot = bytes % 4 == 0 ? rows * bytes : 0;
-  }
-};
-
 void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPlan& plan) {
-  const Rows first(up, plan.product), second(down, plan.product);
-  const int staged =
-      std::max(cuda_staged_row(up, plan.product), up.top_k * cuda_staged_row(down, plan.product));
+  const RowSizes first(up, plan.product), second(down, plan.product);
+  const int staged = std::max(first.staged, up.top_k * second.staged);
+  const int step = std::max(first.rows * first.codes, second.rows * second.codes);
   const int part_rows = ceil_div(ceil_div(down.N, second.rows), plan.parts) * second.rows;
   const int products = ceil_div(up.top_k * part_rows * sum_bytes, 16) * 16;
   // A longer ring is slower, though it has more on its way: on one H200, LFM2's 4-bit layer took
   // 22.5 us with 12 steps and 15.8 with 5. Other loads wait behind the copies.
   take_first(plan, up, {{512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
-             [&](const ExpertsPlan& p) {
-               return staged + products + p.ring * p.threads * std::max(first.slot, second.slot);
-             });
+             [&](const ExpertsPlan& p) { return staged + products + p.ring * p.threads * step; });
 }
 
-/// What MmaLayout has for one of the two products; see src/cuda.
-struct Stages {
-  int stage_k, stages, scales;
-  explicit Stages(const CudaCall& c)
-      : stage_k(1024 / c.quantization.bits),
-        stages(ceil_div(c.K, stage_k)),
-        scales(2 * 16 * (c.K / c.quantization.group_size) * 2) {}
-};
-
 void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPlan& plan) {
-  constexpr int kMaxPairs = 320, kStageBytes = 16 * 128;
+  constexpr int kMaxPairs = 320;
   if (up.pairs() > kMaxPairs || up.tokens > 32) {
     plan.obstacle = "more tokens than fit into shared memory";
     return;
@@ -75,7 +51,7 @@ void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPl
                    : up.pairs() <= 128 ? 128
                    : up.pairs() <= 256 ? 256
                                        : kMaxPairs;
-  const Stages first(up), second(down);
+  const MmaSizes first(up), second(down);
   auto bytes = [&](const ExpertsPlan& p) {
     const int warps = p.threads / 32;
     const int buffers = ceil_div(p.ring, std::min(first.stages, second.stages)) + 1;

@@ -14,6 +14,7 @@ FOLDER = "mlx/backend/cuda/"
 DEVICE = FOLDER + "device/"
 _HOST = "src/fast/eval_cuda.cpp"
 _PATH_H, _PATH = "src/fast/cuda_path.h", "src/fast/cuda_path.cpp"
+_SIZES = "src/fast/cuda_sizes.h"
 
 _CAPABILITY = """int cuda_compute_capability(int device) {
   auto& d = cu::device(device);
@@ -127,17 +128,13 @@ def _products(change, chosen):
     )
     header = [t.replace(", or 0 if MLX has no CUDA backend here", "") for t in header]
     header = [edit(t, ("lanes,  ///<", "lanes, ///<")) if "enum class" in t else t for t in header]
-    anonymous = take(
+    anonymous = take(_SIZES, "ceil_div", "RowSizes", "MmaSizes", "kStageBytes") + take(
         _PATH,
         "kMaxPairs",
-        "ceil_div",
         "stock_uses_mma",
         "choose_exact",
-        "cuda_staged_row",
         "dense",
         "copied_codes",
-        "MmaSizes",
-        "kStageBytes",
         "bound_pairs",
         "fits",
     )
@@ -196,7 +193,7 @@ def _capability():
 
 def _add_rms_norm():
     helpers, method = fallback.add_rms_norm("cuda")
-    own = [*take(_PATH, "ceil_div", "rms_norm_threads"), _capability(), *helpers]
+    own = [*take(_SIZES, "ceil_div"), *take(_PATH, "rms_norm_threads"), _capability(), *helpers]
     return _file("add_rms_norm", [FOLDER + "device.h", FOLDER + "fused_kernel.h"], own, method)
 
 
