@@ -3,7 +3,7 @@
 import re
 
 from . import places
-from .change import GATHERING, PRIMITIVES, cpp_file
+from .change import GATHERING, PRIMITIVES, cpp_file, in_namespace
 from .cpp import all_of, take
 from .graph import EXPERTS_H, NAMESPACE
 from .primitive import CLASS_OF, USE_FALLBACK, final
@@ -38,6 +38,16 @@ def add(change, chosen):
             host(text) + f"\nNO_GPU_MULTI({CLASSES[cls]})\n",
             (operation,),
         )
+
+
+def operation_file(includes, own, method, evaluation):
+    """The text of an operation's file in a backend's folder: its helpers, then two methods."""
+    parts = [in_namespace("", *own), method, evaluation]
+    # MLX's fast_primitives.h can be included once only, and ROUTE_H includes it.
+    primitives = [] if ROUTE_H in includes else ["mlx/fast_primitives.h"]
+    return cpp_file(
+        [*includes, *primitives], "mlx::core::fast", *(host_of_kernels(p) for p in parts)
+    )
 
 
 def add_operations(change, chosen, folder, files):

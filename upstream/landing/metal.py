@@ -5,7 +5,7 @@ import re
 from . import fallback, kernels, places
 from .change import GATHERING, PRIMITIVES, cpp_file, in_namespace, stored
 from .cpp import ROOT, take
-from .gpu import ARRAYS_H, CONFIG_H, ROUTE_H, add_operations, host_of_kernels
+from .gpu import ARRAYS_H, CONFIG_H, ROUTE_H, add_operations, host_of_kernels, operation_file
 from .graph import EXPERTS_H
 from .primitive import CLASS_OF
 from .rewrite import edit
@@ -205,12 +205,7 @@ def _file(operation, includes, own, method, evaluation=None):
             ("::eval_metal(", "::eval_gpu("),
             ("  launch(", "  launch_call("),
         )
-    parts = [in_namespace("", *own), method, evaluation]
-    # MLX's fast_primitives.h can be included once only, and ROUTE_H includes it.
-    primitives = [] if ROUTE_H in includes else ["mlx/fast_primitives.h"]
-    return cpp_file(
-        [*includes, *primitives], "mlx::core::fast", *(host_of_kernels(p) for p in parts)
-    )
+    return operation_file(includes, own, method, evaluation)
 
 
 FILES = {
