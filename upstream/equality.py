@@ -17,6 +17,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -265,7 +266,12 @@ def _in_process(options, number, folder, devices):
     path = own / "found.json"
     if done.returncode or not path.exists():
         return f"share {number} ended with {done.returncode}: {done.stderr[-1500:]}"
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
+    wrong = sum(verdict(entry) not in GOOD for entry in found["entries"])
+    text = f"share {number} of {options.shares}: {len(found['entries'])} calls, {wrong} wrong"
+    print(text, file=sys.stderr, flush=True)  # long before the report
+    shutil.rmtree(own)
+    return found
 
 
 def in_shares(options, folder):
