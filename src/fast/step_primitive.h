@@ -13,9 +13,9 @@
 namespace zmlx::fast {
 
 /// Inputs of a primitive that are in memory when it is built, as a model's weights are, kept out of
-/// MLX's graph. For each input of each node MLX's evaluation takes the host's time three times over:
-/// in its search of the graph, for the dependencies of a CUDA graph's node, and to keep the buffer
-/// until the GPU is done.
+/// MLX's graph. For each input of each node MLX's evaluation takes the host's time three times
+/// over: in its search of the graph, for the dependencies of a CUDA graph's node, and to keep the
+/// buffer until the GPU is done.
 class KeptInputs {
  public:
   KeptInputs() = default;
