@@ -30,9 +30,10 @@ class TwoPhases {
     __syncthreads();
     if (threadIdx.x == 0) {
       __threadfence();
-      atomicAdd(counters_ + 1, 1u);
+      // Neither waits for the other; and who is last need not ask again.
+      const u32 written = atomicAdd(counters_ + 1, 1u) + 1;
       const u32 part = atomicAdd(counters_, 1u);
-      while (part >= Parts && acquire(counters_ + 1) < Parts) {
+      while (part >= Parts && written < Parts && acquire(counters_ + 1) < Parts) {
       }
       told() = part;
       __threadfence();

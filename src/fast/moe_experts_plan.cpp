@@ -29,10 +29,24 @@ void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsP
   const int step = std::max(first.rows * first.codes, second.rows * second.codes);
   const int part_rows = ceil_div(ceil_div(down.N, second.rows), plan.parts) * second.rows;
   const int products = ceil_div(up.top_k * part_rows * sum_bytes, 16) * 16;
+  // Runs of scales that lie side by side: of a product's rows of gate, and of its rows of down.
+  const int up_run = first.rows / 2 * first.scales, down_run = second.rows * second.scales;
+  if (up.N % (first.rows / 2) != 0 || down.N % second.rows != 0 || up_run % 4 != 0 ||
+      down_run % 4 != 0) {
+    plan.obstacle = "rows or scales that are not a multiple of what a copy takes";
+    return;
+  }
+  const int kinds = up.quantization.affine() ? 2 : 1;
+  const int scales =
+      std::max(ceil_div(2 * kinds * up_run, 16), ceil_div(kinds * down_run, 16)) * 16;
   // A longer ring is slower, though it has more on its way: on one H200, LFM2's 4-bit layer took
   // 22.5 us with 12 steps and 15.8 with 5. Other loads wait behind the copies.
   take_first(plan, up, {{512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
-             [&](const ExpertsPlan& p) { return staged + products + p.ring * p.threads * step; });
+             [&](const ExpertsPlan& p) {
+               const int buffers = ceil_div(p.ring, std::min(first.steps, second.steps)) + 1;
+               return staged + products + p.ring * p.threads * step +
+                      p.threads / first.unit * buffers * scales;
+             });
 }
 
 void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPlan& plan) {
