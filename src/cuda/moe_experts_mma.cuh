@@ -65,43 +65,40 @@ class MoeExpertsMma {
         tokens_(tokens),
         phases_(counters) {
     phases_.ask();
-    for (int pair = threadIdx.x; pair < tokens * kTopK; pair += kThreads) {
-      pair_weights()[pair] = to_float(weights[pair / kTopK * Down::kWeightTokenStride +
-                                              pair % kTopK * Down::kWeightSlotStride]);
+    // By other warps than those that gather pairs, so that nobody waits twice.
+    for (int pair = (threadIdx.x + kThreads / 2) % kThreads; pair < tokens * kTopK;
+         pair += kThreads) {
+      const auto weight = weights[pair / kTopK * Down::kWeightTokenStride +
+                                  pair % kTopK * Down::kWeightSlotStride];
+      const bool exists = expert_of<Up>(indices, pair) < Up::E;
+      pair_weights()[pair] = exists ? to_float(weight) : __int_as_float(0x7fffffff);
     }
     Groups::gather(indices, tokens * kTopK, [](int pair) {
-      pair_weights()[pair] = __int_as_float(0x7fffffff);
       for (int i = 0; i < kRows; ++i) products()[pair * kRows + i] = not_a_number<Sum>();
     });
   }
 
   __device__ __forceinline__ void run(typename Down::Out* out) {
-    __shared__ u16 more[1 + kParts];  // how many, and which
-    if (threadIdx.x == 0) more[0] = 0;
-    const int part = phases_.first();
-    if (part < kParts) {
-      stage_tokens_and_begin(part);
+    __shared__ u16 parts[kParts];
+    // Each phase's code stands here once: instructions that run for the first time are as slow to
+    // come as data.
+    int count = 0;
+    for (int part = phases_.first(); part < kParts; part = phases_.next()) {
+      if (threadIdx.x == 0) parts[count] = part;
+      stage_tokens_and_begin(part, count == 0);
       __syncthreads();
+      ++count;
       multiply_up(part);
-      int next;
-      while ((next = phases_.next()) < kParts) {
-        if (threadIdx.x == 0) more[++more[0]] = next;
-        begin(next, 1);
-        multiply_up(next);
-      }
-      second_ = true;
-      if (more[0] > 0) {
-        begin(part, 2);
-      } else {
-        fetch_hidden(part);
-      }
-      multiply_down(part, out);
-      for (int i = 1; i <= more[0]; ++i) {
-        begin(more[i], 2);
-        multiply_down(more[i], out);
-      }
     }
-    phases_.leave();
+    second_ = true;
+    for (int i = 0; i < count; ++i) {
+      if (count > 1) {
+        begin(parts[i], 2);
+      } else {
+        fetch_hidden(parts[0]);
+      }
+      multiply_down(parts[i], out);
+    }
   }
 
  private:
@@ -131,12 +128,12 @@ class MoeExpertsMma {
     return tokens() + (warp() * kRing + slot) * (kSlot / 4);
   }
 
-  /// Tokens are asked for before the ring is filled: behind its copies they took 5 us of an H200 to
-  /// come.
-  __device__ __forceinline__ void stage_tokens_and_begin(int part) {
+  /// Fills the ring for a first phase, and before that asks for the tokens, unless they are there:
+  /// behind its copies they took 5 us of an H200 to come.
+  __device__ __forceinline__ void stage_tokens_and_begin(int part, bool stage) {
     constexpr int kAtOnce = kCeilDiv<Up::kTokenRoom * A::kUnits, kThreads>;
     constexpr int kHeld = kAtOnce < 8 ? kAtOnce : 8;
-    const int units = tokens_ * A::kUnits;
+    const int units = stage ? tokens_ * A::kUnits : 0;
     bool begun = false;
 #pragma unroll 1
     for (int base = threadIdx.x; !begun; base += kHeld * kThreads) {

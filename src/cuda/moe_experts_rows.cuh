@@ -72,37 +72,36 @@ class MoeExpertsRows {
         phases_(counters) {}
 
   __device__ __forceinline__ void run(typename Down::Out* out) {
-    __shared__ u16 more[1 + kParts];  // how many, and which
-    if (threadIdx.x == 0) more[0] = 0;
-    stage_rows<Up>(x_, 1, reinterpret_cast<typename First::Chunk*>(memory()));
+    __shared__ u16 parts[kParts];
+    phases_.ask();
     // MLX keeps arrays of 8 bytes in memory that the host shares, from where the weights may take
     // 12 us to come: so they are asked for here, and waited for after the first phase.
     typename Down::Weight weight;
+    u32 expert;
     if (threadIdx.x < kTopK) {
+      expert = expert_of<Up>(indices_, threadIdx.x);
       weight = __ldcg(weights_ + threadIdx.x * Down::kWeightSlotStride);
-      experts()[threadIdx.x] = expert_of<Up>(indices_, threadIdx.x);
     }
-    phases_.ask();
+    stage_rows<Up>(x_, 1, reinterpret_cast<typename First::Chunk*>(memory()));
+    if (threadIdx.x < kTopK) experts()[threadIdx.x] = expert;
     __syncthreads();
-    const int part = phases_.first();
-    if (part < kParts) {
+    // Each phase's code stands here once: instructions that run for the first time are as slow to
+    // come as data.
+    int count = 0;
+    for (int part = phases_.first(); part < kParts; part = phases_.next()) {
+      if (threadIdx.x == 0) parts[count] = part;
+      ++count;
       multiply_up(part);
+    }
+    if (count > 0) {
       if (threadIdx.x < kTopK) weights()[threadIdx.x] = weight;
-      int next;
-      while ((next = phases_.next()) < kParts) {
-        if (threadIdx.x == 0) more[++more[0]] = next;
-        multiply_up(next);
-      }
       stage_rows<Down>(hidden_, kTopK, reinterpret_cast<typename Second::Chunk*>(memory()));
       __syncthreads();
-      if (more[0] > 0) begin(part, 2);
-      multiply_down(part, out);
-      for (int i = 1; i <= more[0]; ++i) {
-        begin(more[i], 2);
-        multiply_down(more[i], out);
+      for (int i = 0; i < count; ++i) {
+        if (count > 1) begin(parts[i], 2);
+        multiply_down(parts[i], out);
       }
     }
-    phases_.leave();
   }
 
  private:
@@ -232,21 +231,27 @@ class MoeExpertsRows {
     DownScales::copy(scales(ahead_), 0, ahead_down_.scales(0));
     if constexpr (!Up::kFp) DownScales::copy(scales(ahead_), 1, ahead_down_.biases(0));
   }
-  __device__ __forceinline__ typename FirstProduct::Scales up_scales() const {
+  // Where they are once they have come, for a product whose rows are set if `row` has to know them.
+  __device__ __forceinline__ typename FirstProduct::Scales up_scales(const FirstProduct& p) const {
     typename FirstProduct::Scales at;
+    const u8* from = scales(product_);
 #pragma unroll
     for (int r = 0; r < First::kRows; ++r) {
-      at.scales[r] = UpScales::row(scales(product_), r % 2, r / 2);
-      if constexpr (!Up::kFp) at.biases[r] = UpScales::row(scales(product_), 2 + r % 2, r / 2);
+      at.scales[r] = UpScales::row(from, r % 2, r / 2, p.scales(r % 2));
+      if constexpr (!Up::kFp) {
+        at.biases[r] = UpScales::row(from, 2 + r % 2, r / 2, p.biases(r % 2));
+      }
     }
     return at;
   }
-  __device__ __forceinline__ typename SecondProduct::Scales down_scales() const {
+  __device__ __forceinline__ typename SecondProduct::Scales down_scales(
+      const SecondProduct& p) const {
     typename SecondProduct::Scales at;
+    const u8* from = scales(product_);
 #pragma unroll
     for (int r = 0; r < Second::kRows; ++r) {
-      at.scales[r] = DownScales::row(scales(product_), 0, r);
-      if constexpr (!Up::kFp) at.biases[r] = DownScales::row(scales(product_), 1, r);
+      at.scales[r] = DownScales::row(from, 0, r, p.scales(0));
+      if constexpr (!Up::kFp) at.biases[r] = DownScales::row(from, 1, r, p.biases(0));
     }
     return at;
   }
@@ -270,8 +275,8 @@ class MoeExpertsRows {
     begin(part, 1);
     for (int item = unit<First>(); warp_has<First>(item, items); item += kUpUnits) {
       FirstProduct product;
-      if constexpr (!FirstProduct::kCopied) place_up(product, part, item);
-      multiply(product, up_scales(), x);
+      if constexpr (!FirstProduct::kCopied || UpScales::kShifted) place_up(product, part, item);
+      multiply(product, up_scales(product), x);
       float dots[First::kRows];
       product.finish(dots);
       if (threadIdx.x % First::kUnit == 0 && item < items) write_hidden(part, item, dots);
@@ -298,8 +303,10 @@ class MoeExpertsRows {
     for (int item = unit<Second>(); warp_has<Second>(item, items); item += kDownUnits) {
       const int k = min(item, items - 1) % kTopK;
       SecondProduct product;
-      if constexpr (!SecondProduct::kCopied) place_down(product, part, item);
-      multiply(product, down_scales(), rows + k * (Second::kShared / 16));
+      if constexpr (!SecondProduct::kCopied || DownScales::kShifted) {
+        place_down(product, part, item);
+      }
+      multiply(product, down_scales(product), rows + k * (Second::kShared / 16));
       float dots[Second::kRows];
       product.finish(dots);
       if (threadIdx.x % Second::kUnit == 0 && item < items) weigh(part, item, dots);

@@ -29,13 +29,14 @@ void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsP
   const int step = std::max(first.rows * first.codes, second.rows * second.codes);
   const int part_rows = ceil_div(ceil_div(down.N, second.rows), plan.parts) * second.rows;
   const int products = ceil_div(up.top_k * part_rows * sum_bytes, 16) * 16;
-  // Runs of scales that lie side by side: of a product's rows of gate, and of its rows of down.
-  const int up_run = first.rows / 2 * first.scales, down_run = second.rows * second.scales;
-  if (up.N % (first.rows / 2) != 0 || down.N % second.rows != 0 || up_run % 4 != 0 ||
-      down_run % 4 != 0) {
-    plan.obstacle = "rows or scales that are not a multiple of what a copy takes";
+  if (up.N % (first.rows / 2) != 0 || down.N % second.rows != 0 || up.N * first.scales % 4 != 0) {
+    plan.obstacle = "a number of rows that units of threads do not share out evenly";
     return;
   }
+  // Runs of scales that lie side by side, of a product's rows of gate and of its rows of down, in
+  // words of 4 bytes.
+  const int up_run = ceil_div(first.rows / 2 * first.scales, 4) * 4;
+  const int down_run = ceil_div(second.rows * second.scales, 4) * 4;
   const int kinds = up.quantization.affine() ? 2 : 1;
   const int scales =
       std::max(ceil_div(2 * kinds * up_run, 16), ceil_div(kinds * down_run, 16)) * 16;

@@ -81,7 +81,7 @@ static_assert(mma_shared<Up, Down, 256, 3, 8, 32, 256, 128, 8>() == 230916);
 __device__ void all() {
   instantiate_rows<bf16, 4, 64, 2048, 1792, false, 512, 5>();
   instantiate_rows<bf16, 8, 64, 2048, 1792, false, 512, 5>();
-  instantiate_rows<f16, 3, 32, 1088, 544, false, 512, 8>();
+  instantiate_rows<f16, 3, 32, 1056, 544, false, 512, 8>();
   instantiate_rows<bf16, 5, 64, 1024, 512, false, 512, 8>();
   instantiate_rows<bf16, 4, 32, 2880, 2880, true, 512, 5>();
   instantiate_rows<f16, 8, 32, 1024, 512, true, 512, 4>();
