@@ -19,7 +19,9 @@ class MoeExpertsRows {
   using T = typename Up::T;
   using Sum = typename Down::Sum;
   using First = RowProducts<Up, Up::kFp>;
-  using Second = RowProducts<Down, Down::kFp>;
+  // Two rows, because a part has few of them: with four a warp, gpt-oss's 24 items of a part would
+  // keep half of 16 warps idle for half of the time.
+  using Second = RowProducts<Down, Down::kFp, 2>;
   using FirstProduct = typename First::template Product<First::kRows>;
   using SecondProduct = typename Second::template Product<Second::kRows>;
 
@@ -260,7 +262,7 @@ class MoeExpertsRows {
   __device__ __forceinline__ void multiply(Product& product, const typename Product::Scales& at,
                                            const Chunk* x) {
     product.clear();
-#pragma unroll 1
+#pragma unroll(Product::kSteps <= 4 ? Product::kSteps : 1)
     for (int s = 0; s < Product::kSteps; ++s) {
       product.template step<kRing>(s, ring() + slot_ * kSlot, at, x);
       copy_next();

@@ -6,7 +6,8 @@
 /// One face for the two kinds of product that are made row by row: who makes a row, and from what.
 namespace zmlx {
 
-template <class C, bool Fp>
+/// @tparam Rows  that a unit of threads makes at once; 0 for as many as suit most calls.
+template <class C, bool Fp, int Rows = 0>
 struct RowProducts {
   using Chunk = uint4;
   using Weights = Experts<typename C::T, typename C::T>;
@@ -14,7 +15,7 @@ struct RowProducts {
   using Product = LaneProduct<C, R>;
   using Scale = typename C::T;
   static constexpr int kUnit = 16;  // threads
-  static constexpr int kRows = 2;   // of a unit
+  static constexpr int kRows = Rows > 0 ? Rows : 2;
   static constexpr int kShared = LaneLayout<C>::kShared;
   static constexpr int kChunks = C::K / LaneLayout<C>::kChunk;  // that a row is staged in
   static __device__ __forceinline__ void stage_chunk(const typename C::T* x, int i, Chunk* shared) {
@@ -22,15 +23,15 @@ struct RowProducts {
   }
 };
 
-template <class C>
-struct RowProducts<C, true> {
+template <class C, int Rows>
+struct RowProducts<C, true, Rows> {
   using Chunk = float4;
   using Weights = Experts<u8, typename C::T>;
   template <int R>
   using Product = FpProduct<C, R>;
   using Scale = u8;
   static constexpr int kUnit = 32;
-  static constexpr int kRows = 4;
+  static constexpr int kRows = Rows > 0 ? Rows : 4;
   static constexpr int kShared = FpLayout<C>::kShared;
   static constexpr int kChunks = C::K / 4;
   static __device__ __forceinline__ void stage_chunk(const typename C::T* x, int i, Chunk* shared) {
