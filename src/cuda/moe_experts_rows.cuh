@@ -262,7 +262,7 @@ class MoeExpertsRows {
   __device__ __forceinline__ void multiply(Product& product, const typename Product::Scales& at,
                                            const Chunk* x) {
     product.clear();
-#pragma unroll(Product::kSteps <= 4 ? Product::kSteps : 1)
+#pragma unroll 2
     for (int s = 0; s < Product::kSteps; ++s) {
       product.template step<kRing>(s, ring() + slot_ * kSlot, at, x);
       copy_next();
