@@ -17,9 +17,9 @@
 ///     auto mish = zmlx::elementwise("x * tanh(log(1 + exp(x)))");
 ///     mx::array y = mish(x);
 ///
-/// Formulas are of float32 numbers whatever the arrays hold: each result is rounded once. Kernels
-/// are lazy like all of MLX, and work under its vjp, jvp, vmap and compile. docs/kernels.md has the
-/// language.
+/// Formulas are of float32 numbers whatever the arrays hold, unless they say otherwise: each result
+/// is rounded once. Kernels are lazy like all of MLX, and work under its vjp, jvp, vmap and
+/// compile. docs/kernels.md has the language.
 namespace zmlx {
 
 namespace mx = mlx::core;
@@ -92,8 +92,8 @@ struct ElementwiseOptions {
   /// inputs, and with `use_output` of the result `y`.
   std::vector<std::string> grad_expr;
   bool use_output = true;
-  /// What `T` means in the formula, and the type of inputs in it: float32 (the default, also for
-  /// float16 and bfloat16, which are computed in float32), int32 or uint32.
+  /// What `T` means in the formula, and the type of inputs in it: float32 (the default, whatever
+  /// arrays hold), float16, bfloat16 (every operation's result is rounded), int32 or uint32.
   std::optional<mx::Dtype> compute_dtype;
 };
 

@@ -43,6 +43,9 @@ class Rule {
         return choose(a_, db_, dc_);
       case Op::cast:
         return t_.type(a_) == Type::float32 ? da_ : kZero;
+      case Op::to_float16:
+      case Op::to_bfloat16:
+        return da_;
       case Op::fused_multiply_add:
         return sum(sum(times(da_, b_), times(db_, a_)), dc_);
       case Op::power:

@@ -9,6 +9,7 @@
 #include "kernel/elementwise.h"
 #include "kernel/emit.h"
 #include "kernel/gpu_kernel.h"
+#include "kernel/half_types.h"
 #include "kernel/parser.h"
 #include "kernel/tile_kernels.h"
 #include "mlx/ops.h"
@@ -50,14 +51,16 @@ ElementwiseFormula read_formula(const std::string& expression, const Elementwise
   scope.compute_type = compute_type(options.compute_dtype, "elementwise");
   scope.open = options.inputs.empty();
   check_input_names(options.inputs);
-  for (const auto& name : options.inputs) scope.declare(formula.tree, name, scope.compute_type);
-  formula.roots = {parse_named(expression, formula.tree, scope, "[elementwise]")};
+  Tree written;
+  for (const auto& name : options.inputs) scope.declare(written, name, scope.compute_type);
+  const NodeId root = parse_named(expression, written, scope, "[elementwise]");
+  formula.roots = without_half_types(written, {root}, formula.tree);
   if (scope.variables.empty()) {
     throw std::invalid_argument("[elementwise] the expression '" + expression +
                                 "' has no inputs; name at least one, or give `inputs`.");
   }
   formula.names = scope.variables;
-  formula.types.assign(formula.names.size(), scope.compute_type);
+  formula.types.assign(formula.names.size(), computed_as(scope.compute_type));
   return formula;
 }
 
@@ -72,20 +75,25 @@ std::optional<UserGradient> read_gradient(const ElementwiseFormula& formula,
   }
   UserGradient gradient{{}, {}, options.use_output};
   Scope scope;
+  // A cotangent is of floats.
+  const Type type = compute_type(options.compute_dtype, "elementwise");
+  scope.compute_type = is_float(type) ? type : Type::float32;
+  Tree written;
   const auto declare = [&](const std::string& name) {
     if (scope.bound.contains(name)) {
       throw std::invalid_argument("[elementwise] with grad_expr no input can be named '" + name +
                                   "'.");
     }
-    scope.declare(gradient.tree, name, Type::float32);
+    scope.declare(written, name, scope.compute_type);
   };
   for (const auto& name : formula.names) declare(name);
   if (options.use_output) declare("y");
   declare("g");
   for (const auto& source : options.grad_expr) {
     Scope own = scope;  // what one binds the next does not see
-    const NodeId root = parse_named(source, gradient.tree, own, "[elementwise] grad_expr,");
-    gradient.roots.push_back(gradient.tree.cast(root, Type::float32));
+    const NodeId root = parse_named(source, written, own, "[elementwise] grad_expr,");
+    gradient.roots.push_back(
+        without_half_types(written, {written.cast(root, Type::float32)}, gradient.tree)[0]);
   }
   return gradient;
 }

@@ -61,6 +61,8 @@ class Metal : public Gpu {
       case Op::sigmoid:
       case Op::softplus:
       case Op::sign:
+      case Op::to_float16:
+      case Op::to_bfloat16:
         return std::string("f_") + op_name(op);
       case Op::is_nan:
       case Op::is_inf:

@@ -118,6 +118,8 @@ ZMLX_UNARY(TruncF, hn::Trunc(a))
 ZMLX_UNARY(RoundF, RoundAway(a))
 ZMLX_UNARY(RintF, hn::Round(a))
 ZMLX_UNARY(SignF, Sign(a))
+ZMLX_UNARY(Float16F, Rounded<cpu::Scalar::f16>(a))
+ZMLX_UNARY(Bfloat16F, Rounded<cpu::Scalar::bf16>(a))
 /// (b * a) * a.
 ZMLX_BINARY(ScaledSquareF, hn::Mul(hn::Mul(b, a), a))
 ZMLX_TERNARY(FmaF, hn::MulAdd(a, b, c))
@@ -479,6 +481,8 @@ inline void AddFloatOperations(Table table) {
   table.unary<RoundF>(at(Op::round));
   table.unary<RintF>(at(Op::rint));
   table.unary<SignF>(at(Op::sign));
+  table.unary<Float16F>(at(Op::to_float16));
+  table.unary<Bfloat16F>(at(Op::to_bfloat16));
 }
 
 inline void AddIntegerOperations(Table table) {

@@ -390,6 +390,17 @@ HWY_INLINE VF Sign(VF x) {
   return Choose(hn::Eq(x, Number(0)), x, KeepNaN(x, one));
 }
 
+/// To the nearest number of a 16-bit type, halves to even.
+template <cpu::Scalar kType>
+HWY_INLINE VF Rounded(VF x) {
+  const auto halves = cpu::HWY_NAMESPACE::Halves<kType>(x);
+  if constexpr (kType == cpu::Scalar::bf16) {
+    return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), halves)));
+  } else {
+    return hn::PromoteTo(DF(), hn::BitCast(hn::Rebind<hwy::float16_t, DF>(), halves));
+  }
+}
+
 /// Halves away from zero.
 HWY_INLINE VF RoundAway(VF x) {
   const auto whole = hn::Trunc(x);

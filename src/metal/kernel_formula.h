@@ -52,6 +52,8 @@ inline float f_softplus(float x) {
   return metal::fmax(x, 0.0f) + f_log1p(metal::precise::exp(-metal::fabs(x))) + (x != x ? x : 0.0f);
 }
 inline float f_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
+inline float f_half(float x) { return float(half(x)); }
+inline float f_bfloat(float x) { return float(bfloat16_t(x)); }
 // Metal leaves it open what integers become of floats that do not fit.
 inline int f_int(float x) {
   if (!(x > -2147483648.0f)) return x != x ? 0 : -2147483647 - 1;

@@ -160,6 +160,49 @@ TEST(KernelElementwise, RandomExpressionsAgreeWithFloat64) {
   });
 }
 
+/// Compares a random expression with what it is worth in float64; how often it could.
+int compare_random(const std::string& target, std::mt19937_64& random, RandomKind kind,
+                   mx::Dtype compute_dtype) {
+  constexpr int kPoints = 165;
+  std::uniform_real_distribution<double> values(-3, 3);
+  const auto expression = random_expression(random, 4, 3, kind);
+  std::vector<std::vector<float>> in(3);
+  for (auto& each : in) {
+    for (int k = 0; k < kPoints; ++k) each.push_back(static_cast<float>(values(random)));
+  }
+  ElementwiseOptions options;
+  options.inputs = {"a", "b", "c"};
+  options.compute_dtype = compute_dtype;
+  const auto kernel = elementwise(expression.text, options);
+  const auto found = values_of(kernel(array_of(in[0]), array_of(in[1]), array_of(in[2])));
+  int compared = 0;
+  for (int k = 0; k < kPoints && !::testing::Test::HasFailure(); ++k) {
+    const auto exact = expression.evaluate({in[0][k], in[1][k], in[2][k]});
+    if (std::isnan(exact.value)) continue;
+    ++compared;
+    EXPECT_NEAR(found[k], exact.value, 1.01 * exact.error)
+        << target << ": " << expression.text << "\n"
+        << kernel.explain() << "at " << in[0][k] << ", " << in[1][k] << ", " << in[2][k];
+  }
+  return compared;
+}
+
+TEST(KernelElementwise, SixteenBitTypesRoundEachOperation) {
+  using kernel::Type;
+  for_each_target([](const std::string& target) {
+    std::mt19937_64 random(12);
+    int of_types = 0, of_casts = 0;
+    for (int i = 0; i < 600 && !::testing::Test::HasFailure(); ++i) {
+      const bool half = i % 2 == 0;
+      of_types += compare_random(target, random, {half ? Type::float16 : Type::bfloat16, false},
+                                 half ? mx::float16 : mx::bfloat16);
+      of_casts += compare_random(target, random, {Type::float32, true}, mx::float32);
+    }
+    EXPECT_GT(of_types, 30'000) << target;
+    EXPECT_GT(of_casts, 30'000) << target;
+  });
+}
+
 TEST(KernelElementwise, FusedFormsAreAccurate) {
   const auto softplus = [](double x) { return std::log1p(std::exp(x)); };
   struct Form {

@@ -87,6 +87,25 @@ FORMULAS = {
 }
 
 
+# Of operations that are exact in float32, or rounded as IEEE 754 has it.
+SIXTEEN_BITS = {
+    "typed": "x * x + x / 3 - T(0.1) * abs(y) + max(x, y) * sqrt(abs(y))",
+    "casts": "float(half(x)) + bfloat(y) * half(x * y) + (bfloat)x",
+    "bound": "half h = x; bfloat b = y; (T)(h * h) - b * 3 + float(half(b))",
+    "ends": "half(x * 20000) + half(y * 1e-6f) + bfloat(x * 3e38f)",
+}
+
+
+def sixteen_bits():
+    """Kernels of x and y, and how far results may be off: sums and products in float32 are fused
+    here and not there."""
+    for dtype in FLOATS:
+        for name, text in SIXTEEN_BITS.items():
+            exact = dtype != mx.float32 and name != "casts"
+            tolerance = {"rtol": 0, "atol": 0} if exact else {}
+            yield zmlx.elementwise(text, inputs=["x", "y"], compute_dtype=dtype), tolerance
+
+
 def layer_norm(length):
     return zmlx.map_reduce(
         pass1={"init": "0.0f", "update": "acc1 + x", "reduce": "a + b"},

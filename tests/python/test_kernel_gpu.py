@@ -17,10 +17,11 @@ from kernel_cases import (
     doubles,
     layer_norm,
     normal,
+    sixteen_bits,
     strided_pairs,
     sweep,
 )
-from random_formulas import corpus_program, in_one, inputs_of_one, random_formulas
+from random_formulas import KINDS, corpus_program, in_one, inputs_of_one, random_formulas
 from zmlx.bench.kernels import softmax as make_softmax
 
 GPU = mx.cuda.is_available() or mx.metal.is_available()
@@ -136,6 +137,13 @@ def test_transforms(text, dtype):
     assert_agrees(lambda a, b: mx.vmap(kernel, in_axes=(0, None))(a, b[0]), a, b)
     assert_agrees(lambda a, b: mx.compile(lambda a, b: kernel(a + 1, b) * 2)(a, b), a, b)
     assert_agrees(second, a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_16_bit_types():
+    x, y, g = (normal((3, 1001), dtype, seed) for seed, dtype in enumerate(FLOATS))
+    for kernel, tolerance in sixteen_bits():
+        assert_agrees(kernel, x, y, **tolerance)
+        assert_agrees(lambda x, y, k=kernel: mx.vjp(k, [x, y], [g])[1], x, y)
 
 
 def test_given_derivative():
@@ -285,3 +293,24 @@ def test_random_formulas_agree_with_float64(tmp_path):
     assert compared > 40_000 and sloped > 20_000
     # Where digits cancel in the derivative alone, nothing bounds its error.
     assert len(off) <= 2e-3 * sloped, f"{len(off)} of {sloped}:\n" + "\n".join(off[:5])
+
+
+@pytest.mark.parametrize("kind, dtype", KINDS.items(), ids=KINDS)
+def test_random_formulas_of_16_bits_are_rounded_rightly(kind, dtype, tmp_path):
+    program = corpus_program(tmp_path)
+    if program is None:
+        pytest.skip("no C++ compiler to make random formulas with")
+    many = random_formulas(program, 7, 640, depth=4, kind=kind)
+    compared = 0
+    for start in range(0, len(many), 16):
+        part = many[start : start + 16]
+        kernel = zmlx.elementwise(
+            in_one(part), inputs=["a", "b", "c", "k"], compute_dtype=getattr(mx, dtype)
+        )
+        (found,) = on(mx.gpu, kernel, *(mx.array(x) for x in inputs_of_one(part)))
+        for f, values in zip(part, doubles(found).reshape(len(part), -1), strict=True):
+            known = np.isfinite(f.value)
+            compared += int(known.sum())
+            wrong = np.flatnonzero(known & ~(np.abs(values - f.value) <= 2 * f.error))
+            assert not len(wrong), f"{f.text} at {f.inputs[:, wrong[0]]}"
+    assert compared > 8_000

@@ -4,6 +4,7 @@ import math
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 import zmlx
 from zmlx.bench import compare
@@ -52,6 +53,40 @@ def test_given_derivative_as_in_the_python_package():
         use_output=False,
     )
     assert_gradient_matches(silu, nn.silu, SHAPES)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_16_bit_compute_dtypes_compute_as_mlx_does_in_them(dtype):
+    x, y = (3 * mx.random.normal((4000,), key=mx.random.key(seed)) for seed in (1, 2))
+    kernel = zmlx.elementwise("(x * y + x / y) - T(0.1) * x * 3", compute_dtype=dtype)
+    a, b = x.astype(dtype), y.astype(dtype)
+    with mx.stream(mx.cpu):
+        expected = (a * b + a / b) - mx.array(0.1, dtype) * a * mx.array(3, dtype)
+        assert mx.array_equal(kernel(a, b), expected)
+        # Wider arrays are rounded when they are read, and results have their type.
+        assert mx.array_equal(kernel(x, y), expected.astype(mx.float32))
+        rounded = zmlx.elementwise("half(x)" if dtype == mx.float16 else "(bfloat)x")
+        assert mx.array_equal(rounded(x), a.astype(mx.float32))
+        norm2 = zmlx.reduce(init="0", update="acc + v * v", finalize="s", compute_dtype=dtype)
+        squares = (a * a).astype(mx.float32).sum()
+        np.testing.assert_allclose(norm2(x).item(), squares.item(), rtol=2**-8)
+        assert norm2(x).item() == norm2(x).astype(dtype).item()
+
+
+def test_16_bit_formulas_have_the_derivative_of_what_they_round():
+    silu = zmlx.elementwise("x / (1 + exp(-x))", compute_dtype=mx.float16)
+    assert_gradient_matches(silu, nn.silu, SHAPES, atol=2e-3, rtol=2e-3)
+    given = zmlx.elementwise(
+        "kk_silu(x)",
+        grad_expr="T s = kk_sigmoid(x); g * (s + x * s * ((T)1 - s))",
+        compute_dtype=mx.bfloat16,
+    )
+    assert_gradient_matches(given, nn.silu, SHAPES, atol=2e-2, rtol=2e-2)
+    cast = zmlx.elementwise("half(x) * bfloat(y)")
+    x, y = mx.array([0.1, 2.0]), mx.array([0.3, 5.0])
+    by_x, by_y = mx.grad(lambda x, y: cast(x, y).sum(), [0, 1])(x, y)
+    assert mx.array_equal(by_x, y.astype(mx.bfloat16).astype(mx.float32))
+    assert mx.array_equal(by_y, x.astype(mx.float16).astype(mx.float32))
 
 
 def test_raw_source_is_refused():

@@ -32,6 +32,7 @@ def formula(rng, depth):
             f"({one} < {two} ? {two} : {one})",
             f"float(int({one}) {rng.choice(['+', '/', '%', '&', '<<', '>>'])} int({two}))",
             f"float(uint({one}) ^ (uint({two}) >> 3u))",
+            f"float({rng.choice(['half', 'bfloat'])}({one}) * half({two}))",
             f"(isnan({one}) || !({two} >= {one}) ? {one} : fma({one}, {two}, {one}))",
         ]
     )
@@ -44,6 +45,10 @@ def kernels():
         for i in range(12)
     ]
     made.append(zmlx.elementwise("(x * 3 + 1) % 7 << 2 ^ -x", compute_dtype=mx.int32, name="ints"))
+    made += [
+        zmlx.elementwise("x * tanh(x) + 0.5f * kk_gelu_tanh(x)", compute_dtype=t, name=f"typed{i}")
+        for i, t in enumerate((mx.float16, mx.bfloat16))
+    ]
     made.append(zmlx.reduce(init="0", update="acc + v * v", finalize="sqrt(s)", name="norm2"))
     made.append(zmlx.reduce(init="0", update="acc * 0.5f + v", name="horner"))
     made.append(zmlx.reduce(init="1", update="acc * v", name="product"))
