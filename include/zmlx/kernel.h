@@ -63,6 +63,10 @@ class ZMLX_API Kernel {
   /// @throws std::invalid_argument if there is no such backend.
   std::string source(const std::string& backend, mx::Dtype type = mx::float32,
                      const std::string& of = "value", const mx::Shape& shape = {4096, 4096}) const;
+  /// The same for these arrays: it depends on their types, sizes and gaps. Needs no GPU.
+  /// @param inputs, of  as in `metal_launch`.
+  std::string source(const std::string& backend, const std::vector<mx::array>& inputs,
+                     const std::string& of = "value") const;
   /// What would run for these arrays on Metal, but for the text that MLX puts before every kernel.
   /// Needs no GPU.
   /// @param of  "value", or a derivative by all inputs: "vjp", whose further inputs are the result

@@ -50,6 +50,9 @@ class Definition {
   virtual std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
                              const mx::Shape& shape) const = 0;
 
+  /// The code that would run for arrays; see `Kernel::source`.
+  virtual std::string source(bool cuda, const std::vector<mx::array>& inputs,
+                             const std::string& of) const = 0;
   /// See `Kernel::metal_launch`.
   virtual MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
                                    const std::string& of) const = 0;

@@ -67,14 +67,17 @@ double registers_of_element(const RowFormula& formula, const std::vector<Storage
   return most;
 }
 
-void choose_form(const ElementwiseFormula& formula, int64_t size, bool aligned, int widest,
+void choose_form(const ElementwiseFormula& formula, int64_t size, int64_t last_axis, int widest,
                  GpuLaunch launch, ElementwiseForm& form) {
   form.threads = launch.threads > 0 ? launch.threads : kThreads;
-  form.width = aligned ? vector_width(form.inputs, form.outputs, widest) : 1;
+  form.width = vector_width(form.inputs, form.outputs, widest);
   if (size < form.width) form.width = 1;
+  while (last_axis % form.width != 0) form.width /= 2;
   int loaded = 0;
   for (size_t i = 0; i < form.inputs.size(); ++i) {
-    loaded += form.single[i] ? 0 : form.width * static_cast<int>(size_of(form.inputs[i]));
+    loaded += form.readings[i] == Reading::single
+                  ? 0
+                  : form.width * static_cast<int>(size_of(form.inputs[i]));
   }
   form.vectors = std::clamp(kBytesAhead / std::max(loaded, 1), 1, 4);
   if (size / form.width < kManyVectors) form.vectors = 1;

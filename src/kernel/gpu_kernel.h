@@ -32,6 +32,10 @@ FormulaLaunch launch_of(const ElementwiseKernel& kernel, const std::vector<mx::a
 FormulaLaunch launch_of(const RowKernel& kernel, const std::vector<mx::array>& inputs,
                         const std::vector<mx::Dtype>& outputs, bool cuda);
 
+/// The whole text for the arrays.
+std::string launched_text(const FormulaLaunch& launch, const std::vector<mx::Dtype>& outputs,
+                          bool cuda);
+
 fast::CudaKernel cuda_kernel_of(const FormulaLaunch& launch);
 
 /// Takes, behind the inputs, an array of the numbers.

@@ -60,11 +60,12 @@ std::string elementwise_source(const ElementwiseFormula& formula, const std::str
                                Storage storage, int64_t size) {
   ElementwiseForm form{input_storages(formula.types, storage),
                        std::vector<Storage>(formula.roots.size(), storage),
-                       std::vector<bool>(formula.names.size(), false),
+                       std::vector<Reading>(formula.names.size(), Reading::whole),
+                       0,
                        1,
                        1,
                        1};
-  choose_form(formula, size, true, widest_on(backend), {}, form);
+  choose_form(formula, size, 0, widest_on(backend), {}, form);
   if (backend == "metal") return metal_text(metal_elementwise(formula, form));
   return whole_file(cuda_elementwise(formula, form), form.inputs, form.outputs, {"size"},
                     form.threads);

@@ -12,8 +12,10 @@ from kernel_cases import (
     FLOATS,
     FORMULAS,
     LENGTHS,
+    MANY,
     UNARY,
     layer_norm,
+    many_arrays,
     normal,
     sixteen_bits,
     strided_pairs,
@@ -78,6 +80,9 @@ def broadcasts_and_strides():
     for name, a, b in strided_pairs():
         if name != "nothing":
             yield Call(kernel, [a, b])
+            if a.shape == b.shape:
+                yield Call(kernel, [a, b, a], "vjp")
+    yield Call(zmlx.elementwise(MANY), many_arrays(), atol=1e-5)
 
 
 def transforms():

@@ -77,9 +77,23 @@ def strided_pairs():
     yield "a row for all", long, long[7]
     yield "a column for all", long, long[:, 5:6]
     yield "an odd offset", long.reshape(-1)[3:], long.reshape(-1)[:-3]
+    yield "every second row", long[::2], long[1::2, :]
+    yield "a number from within", long, mx.broadcast_to(long[5, 3], long.shape)
+    yield "columns and rows", long[:, :8], long[:, 16:]
+    yield "rows of odd length", x[:, :, :39], x[:, :1, 1:]
+    wide = normal((5, 6, 7, 4, 16), mx.bfloat16, 4)
+    turned = wide.transpose(2, 0, 1, 3, 4)
+    yield "axes that do not join", turned[:, :, :1], turned[..., ::-1, :]
+    yield "five axes", wide[::2, ::2, ::2, ::2, ::2], normal((3, 3, 4, 2, 8), seed=5)
     yield "many axes", x.reshape(2, 3, 7, 1, 5, 8), y.T.reshape(2, 3, 7, 1, 5, 8)[..., :1]
 
 
+def many_arrays():
+    """More arrays with gaps than a launch has parameters for."""
+    return [normal((7, 5, 12), seed=k)[::2, ::-1, k % 3 : k % 3 + 8] for k in range(11)]
+
+
+MANY = " + ".join(f"{k + 1} * {chr(97 + k)}" for k in range(11))
 FORMULAS = {
     "swiglu": "a / (1 + exp(-a)) * b",
     "mish": "a * tanh(log(1 + exp(a))) + 0 * b",

@@ -13,9 +13,11 @@ from kernel_cases import (
     FORMULAS,
     HALF_UNIT,
     LENGTHS,
+    MANY,
     UNARY,
     doubles,
     layer_norm,
+    many_arrays,
     normal,
     sixteen_bits,
     strided_pairs,
@@ -118,7 +120,27 @@ def test_ends_are_the_cpus(dtype):
 
 @pytest.mark.parametrize("a, b", [pytest.param(a, b, id=n) for n, a, b in strided_pairs()])
 def test_broadcasts_and_strides(a, b):
-    assert_agrees(zmlx.elementwise("a * b + 2 * a - b"), a, b)
+    kernel = zmlx.elementwise("a * b + 2 * a - b")
+    assert_agrees(kernel, a, b)
+    if a.shape == b.shape:
+        assert_agrees(lambda a, b: mx.vjp(kernel, [a, b], [kernel(b, a)])[1], a, b)
+
+
+def test_more_arrays_with_gaps_than_a_launch_takes():
+    assert_agrees(zmlx.elementwise(MANY), *many_arrays(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_large_arrays_with_gaps(dtype):
+    kernel = zmlx.elementwise("a * b + 2 * a - b")
+    x = normal((3000, 2048), dtype, 1)
+    y = normal((2048, 3000), dtype, 2)
+    assert_agrees(kernel, x, y.T)
+    assert_agrees(kernel, x, x[:1])
+    assert_agrees(kernel, x, x[:, 7:8])
+    assert_agrees(kernel, x[:, 1024:], x[:, :1024])
+    assert_agrees(kernel, x[::3, 1::2], y.T[1::3, ::-2])
+    assert_agrees(kernel, x.reshape(-1)[5:], x.reshape(-1)[:-5])
 
 
 @pytest.mark.parametrize("text", FORMULAS.values(), ids=FORMULAS)
