@@ -57,7 +57,9 @@ class Metal : public Gpu {
         return "metal::precise::fmod";
       case Op::expm1:
       case Op::log1p:
+      case Op::cbrt:
       case Op::erf:
+      case Op::erfc:
       case Op::sigmoid:
       case Op::softplus:
       case Op::sign:

@@ -69,6 +69,7 @@ enum class Op : uint8_t {
   log1p,
   sqrt,
   rsqrt,
+  cbrt,
   sin,
   cos,
   tan,
@@ -82,6 +83,7 @@ enum class Op : uint8_t {
   acosh,
   atanh,
   erf,
+  erfc,      ///< 1 - erf(x)
   sigmoid,   ///< 1 / (1 + exp(-x))
   softplus,  ///< log(1 + exp(x))
   floor,

@@ -53,6 +53,9 @@ std::optional<NodeId> simplify_subtract(Tree& tree, const Node& node) {
   if (const auto u = argument_of(tree, b, Op::exp); u && tree.is_constant(a, 1)) {
     return tree.make(Op::negate, tree.make(Op::expm1, *u));
   }
+  if (const auto u = argument_of(tree, b, Op::erf); u && tree.is_constant(a, 1)) {
+    return tree.make(Op::erfc, *u);
+  }
   return std::nullopt;
 }
 
@@ -324,6 +327,8 @@ double fold_float(Op op, double a, double b, double c) {
       return std::sqrt(a);
     case Op::rsqrt:
       return 1 / std::sqrt(a);
+    case Op::cbrt:
+      return std::cbrt(a);
     case Op::sin:
       return std::sin(a);
     case Op::cos:
@@ -350,6 +355,8 @@ double fold_float(Op op, double a, double b, double c) {
       return std::atanh(a);
     case Op::erf:
       return std::erf(a);
+    case Op::erfc:
+      return std::erfc(a);
     case Op::sigmoid:
       return 1 / (1 + std::exp(-a));
     case Op::softplus:
@@ -365,7 +372,7 @@ double fold_float(Op op, double a, double b, double c) {
     case Op::rint:
       return std::nearbyint(a);
     case Op::sign:
-      return std::isnan(a) ? a : (a > 0) - (a < 0);
+      return a > 0 ? 1 : a < 0 ? -1 : a;
     case Op::to_float16:
       return as_type(a, Type::float16);
     case Op::to_bfloat16:

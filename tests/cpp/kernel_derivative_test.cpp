@@ -32,6 +32,8 @@ TEST(KernelDerivative, IsSimple) {
   EXPECT_EQ(derivative_of("y - y * 1"), "0");
   EXPECT_EQ(derivative_of("exp(2 * x)"), "(exp((x * 2)) * 2)");
   EXPECT_EQ(derivative_of("log(1 + exp(x))"), "sigmoid(x)");
+  EXPECT_EQ(derivative_of("erfc(x)"), "(exp(-((x * x))) * -1.12837923)");
+  EXPECT_EQ(derivative_of("cbrt(x)"), "(0.333333343 / (cbrt(x) * cbrt(x)))");
   EXPECT_EQ(derivative_of("floor(x) + round(x)"), "0");
   EXPECT_EQ(derivative_of("float(int(x)) * 2"), "0");
 }

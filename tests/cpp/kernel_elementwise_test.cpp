@@ -76,16 +76,17 @@ TEST(KernelElementwise, EndsAreThoseOfTheMathLibrary) {
   const float inf = INFINITY, nan = NAN;
   const std::vector<float> xs{0.0f,    -0.0f,   inf,   -inf,  nan,   1.0f,   -1.0f,
                               1e-40f,  -1e-40f, 2.0f,  -2.0f, 1e30f, -1e30f, 89.0f,
-                              -110.0f, 0.5f,    -0.5f, 1e7f,  3e38f};
+                              -110.0f, 0.5f,    -0.5f, 1e7f,  3e38f, 0.3f,   -0.3f};
   for_each_target([&](const std::string& target) {
     for (const auto& f : unary_functions()) {
       const auto found = results(std::string(f.name) + "(x)", {array_of(xs)});
       for (size_t i = 0; i < xs.size(); ++i) {
         const double exact = f.value(xs[i]);
-        const bool ok = std::isnan(exact) ? std::isnan(found[i])
-                        : std::isinf(static_cast<float>(exact))
-                            ? found[i] == static_cast<float>(exact)
-                            : std::abs(found[i] - exact) <= 1e-6 * std::abs(exact) + 2e-38;
+        const bool ok =
+            std::isnan(exact)                       ? std::isnan(found[i])
+            : std::isinf(static_cast<float>(exact)) ? found[i] == static_cast<float>(exact)
+            : exact == 0 ? found[i] == 0 && std::signbit(found[i]) == std::signbit(exact)
+                         : std::abs(found[i] - exact) <= 1e-6 * std::abs(exact) + 2e-38;
         EXPECT_TRUE(ok) << target << ": " << f.name << "(" << xs[i] << ") = " << found[i]
                         << ", not " << exact;
       }

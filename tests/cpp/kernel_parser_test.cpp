@@ -135,6 +135,7 @@ TEST(KernelParser, UnstableFormsBecomeStableOnes) {
   EXPECT_EQ(Parsed("a / (1 + exp(-a)) * b").text(), "((a * sigmoid(a)) * b)");
   EXPECT_EQ(Parsed("exp(x) / (1 + exp(x))").text(), "sigmoid(x)");
   EXPECT_EQ(Parsed("exp(x) - 1").text(), "expm1(x)");
+  EXPECT_EQ(Parsed("1 - erf(x)").text(), "erfc(x)");
   EXPECT_EQ(Parsed("log(x + 1)").text(), "log1p(x)");
   EXPECT_EQ(Parsed("1 / sqrt(x)").text(), "rsqrt(x)");
   EXPECT_EQ(Parsed("pow(x, 2)").text(), "(x * x)");

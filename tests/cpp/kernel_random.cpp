@@ -20,7 +20,7 @@ const Approximate kUnknown{std::numeric_limits<double>::quiet_NaN(), 0};
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 double rsqrt(double x) { return 1 / std::sqrt(x); }
-double sign(double x) { return std::isnan(x) ? x : (x > 0) - (x < 0); }
+double sign(double x) { return x > 0 ? 1 : x < 0 ? -1 : x; }
 double silu(double x) { return x * sigmoid(x); }
 double square(double x) { return x * x; }
 Approximate checked(double value, double error) {
@@ -287,6 +287,7 @@ const std::vector<UnaryFunction>& unary_functions() {
       {"sinh", std::sinh, 5, -89, 89},       {"cosh", std::cosh, 4, -89, 89},
       {"tanh", std::tanh, 5, -20, 20},       {"asinh", std::asinh, 4, -1e18, 1e18},
       {"acosh", std::acosh, 4, 1, 1e18},     {"atanh", std::atanh, 4, -0.9999, 0.9999},
+      {"cbrt", std::cbrt, 2, -1e38, 1e38},   {"erfc", std::erfc, 5, -5, 10},
       {"erf", std::erf, 4, -5, 5},           {"sigmoid", sigmoid, 4, -87, 87},
       {"softplus", softplus, 4, -87, 1e10},  {"floor", std::floor, 0, -1e9, 1e9},
       {"ceil", std::ceil, 0, -1e9, 1e9},     {"trunc", std::trunc, 0, -1e9, 1e9},

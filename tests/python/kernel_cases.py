@@ -42,6 +42,7 @@ UNARY = {
     "sinh": (math.sinh, 5, -88, 88), "cosh": (math.cosh, 4, -88, 88),
     "tanh": (math.tanh, 5, -20, 20), "asinh": (math.asinh, 4, -1e18, 1e18),
     "acosh": (math.acosh, 4, 1, 1e18), "atanh": (math.atanh, 4, -0.9999, 0.9999),
+    "cbrt": (np.cbrt, 2, -1e30, 1e30), "erfc": (math.erfc, 5, -5, 9),
     "erf": (math.erf, 4, -5, 5), "sigmoid": (sigmoid, 4, -87, 87),
     "softplus": (softplus, 4, -87, 1e10), "silu": (lambda x: x * sigmoid(x), 5, -80, 1e10),
     "floor": (math.floor, 0, -1e6, 1e6), "ceil": (math.ceil, 0, -1e6, 1e6),

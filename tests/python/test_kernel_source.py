@@ -14,10 +14,9 @@ from nvrtc import compile_log, nvrtc_library
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 ARCHITECTURES = ("80", "90", "100", "120")
 DTYPES = (mx.float32, mx.float16, mx.bfloat16, mx.int32, mx.uint32)
-UNARY = """abs acos acosh asin asinh atan atanh ceil cos cosh erf exp exp2 expm1 floor gelu
-gelu_tanh log log10 log1p log2 relu rint round rsqrt sigmoid sign silu sin sinh softplus sqrt tan
-tanh
-trunc""".split()  # noqa: SIM905
+UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil cos cosh erf erfc exp exp2 expm1 floor
+gelu gelu_tanh log log10 log1p log2 relu rint round rsqrt sigmoid sign silu sin sinh softplus sqrt
+tan tanh trunc""".split()  # noqa: SIM905
 
 
 def formula(rng, depth):
