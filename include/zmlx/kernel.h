@@ -73,7 +73,8 @@ class ZMLX_API Kernel {
   /// if a given derivative uses it and the cotangent; "jvp", with a tangent for each input.
   MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
                            const std::string& of = "value") const;
-  /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
+  /// The formula after simplification, its derivatives, and how the CPU and GPUs run it, for
+  /// people.
   std::string explain() const;
 
   /// Measures how the default device runs the kernel best on arrays like these (CPU: chunks,

@@ -119,7 +119,7 @@ void init_kernel(nb::module_& m) {
           "now "
           "on. The choice is kept on disk; see zmlx.autotune.")
       .def("explain", &zmlx::Kernel::explain,
-           "The formula after simplification, its derivatives and how the CPU runs it, as text.")
+           "The formula after simplification, its derivatives and how backends run it, as text.")
       .def("__repr__", [](const zmlx::Kernel& kernel) {
         std::string text = "<kernel " + kernel.name() + "(";
         for (size_t i = 0; i < kernel.inputs().size(); ++i) {

@@ -157,7 +157,8 @@ class ElementwiseDefinition : public Definition {
     }
     const auto& program = kernel_->program({Type::float32});
     out << "CPU: " << program.code.size() << " instructions on tiles of " << tile_kernels().tile
-        << " elements, " << program.registers << " registers\n";
+        << " elements, " << program.registers << " registers\n"
+        << launch_text(formula);
     return out.str();
   }
 

@@ -59,6 +59,11 @@ NodeId mix(Tree& t, const NodeId* a) { return t.add(a[0], t.mul(t.sub(a[1], a[0]
 NodeId clamp(Tree& t, const NodeId* a) {
   return t.make(Op::minimum, t.make(Op::maximum, a[0], a[1]), a[2]);
 }
+/// The positive difference; NaN if either is.
+NodeId fdim(Tree& t, const NodeId* a) {
+  return t.make(Op::select, t.make(Op::less_equal, a[0], a[1]), number(t, a[0], 0),
+                t.sub(a[0], a[1]));
+}
 NodeId fma(Tree& t, const NodeId* a) { return t.make(Op::fused_multiply_add, a[0], a[1], a[2]); }
 
 NodeId where(Tree& t, const NodeId* a) {
@@ -99,6 +104,7 @@ const std::vector<Function>& all_functions() {
       {"exp2", 1, Takes::floats, unary<Op::exp2>},
       {"expm1", 1, Takes::floats, unary<Op::expm1>},
       {"fabs", 1, Takes::floats, unary<Op::absolute>},
+      {"fdim", 2, Takes::floats, fdim},
       {"floor", 1, Takes::floats, unary<Op::floor>},
       {"fma", 3, Takes::floats, fma},
       {"fmax", 2, Takes::floats, binary<Op::maximum>},

@@ -100,7 +100,10 @@ void choose_form(double registers, int64_t length, bool aligned, int widest, int
   if (threadgroup > 0) form.lanes = std::min(form.lanes, std::max(threadgroup, 32));
   if (launch.threads > 0) form.lanes = launch.threads;
   form.rows = 1;
-  if (form.lanes == 32) form.rows = std::max(threadgroup > 0 ? threadgroup : kSmallGroup, 32) / 32;
+  if (form.lanes == 32) {
+    form.rows = std::max(threadgroup > 0 ? threadgroup : kSmallGroup, 32) / 32;
+    if (launch.vectors > 0) form.rows = launch.vectors;
+  }
   const int64_t held = (vectors + form.lanes - 1) / form.lanes;
   // What the compiler needs besides, and no more than a thread can have.
   const double free = std::min(128, 65536 / form.threads()) - 28;

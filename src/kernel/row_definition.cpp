@@ -148,9 +148,9 @@ class RowDefinition : public Definition {
 
   std::string explain() const override {
     std::ostringstream out;
-    describe(out, name(), kernel_->formula());
+    describe(out, name(), kernel_->formula(), kernel_->threadgroup());
     if (kernel_->formula().splits() && kernel_->formula().types[0] == Type::float32) {
-      describe(out, name() + "_vjp", kernel_->gradient({0})->formula());
+      describe(out, name() + "_vjp", kernel_->gradient({0})->formula(), kernel_->threadgroup());
     }
     return out.str();
   }
@@ -180,7 +180,8 @@ class RowDefinition : public Definition {
             std::vector<mx::Dtype>(formula.outputs.size(), written_type(arrays[0].dtype()))};
   }
 
-  static void describe(std::ostream& out, const std::string& name, const RowFormula& formula) {
+  static void describe(std::ostream& out, const std::string& name, const RowFormula& formula,
+                       int threadgroup) {
     const auto names = formula.variable_names();
     out << name << "(";
     for (size_t i = 0; i < formula.names.size(); ++i) out << (i ? ", " : "") << formula.names[i];
@@ -206,6 +207,7 @@ class RowDefinition : public Definition {
           << " walks over a row of " << kShortRow << " elements or more, " << plan.buffers
           << " kept expressions\n";
     }
+    out << launch_text(formula, threadgroup);
   }
 
   RowKernel::Ptr kernel_;

@@ -72,6 +72,7 @@ const BinaryFunction kBinary[] = {
     {"max", [](double a, double b) { return std::fmax(a, b); }, 0},
     {"min", [](double a, double b) { return std::fmin(a, b); }, 0},
     {"fmod", [](double a, double b) { return std::fmod(a, b); }, 1},
+    {"fdim", [](double a, double b) { return std::fdim(a, b); }, 0.5},
     {"copysign", [](double a, double b) { return std::copysign(a, b); }, 0},
 };
 const BinaryFunction kInfix[] = {

@@ -272,6 +272,31 @@ def test_autotune_measures_the_gpu(tmp_path, monkeypatch):
             np.testing.assert_allclose(doubles(kernel(argument)), doubles(before), rtol=2e-6)
 
 
+@pytest.mark.skipif(not mx.cuda.is_available(), reason="needs CUDA")
+def test_a_raw_cuda_kernel_with_a_derivative():
+    square = zmlx.cuda_kernel(
+        "square",
+        ["x"],
+        ["y"],
+        "auto i = blockIdx.x * blockDim.x + threadIdx.x; if (i < 1000) y[i] = x[i] * x[i];",
+        vjp=lambda primals, cotangents, outputs: 2 * primals[0] * cotangents[0],
+    )
+    x = normal((1000,))
+
+    def squared(x):
+        return square(
+            x,
+            grid=(1024, 1, 1),
+            threadgroup=(256, 1, 1),
+            output_shapes=[x.shape],
+            output_dtypes=[x.dtype],
+        )[0]
+
+    with mx.stream(mx.gpu):
+        assert mx.allclose(squared(x), x * x)
+        assert mx.allclose(mx.grad(lambda x: squared(x).sum())(x), 2 * x)
+
+
 def _wrong(formulas, batch):
     """What a process finds: messages, and how many values and slopes were compared."""
     messages, compared, sloped, off = [], 0, 0, []
