@@ -49,14 +49,20 @@ struct Projection {
   }
 };
 
+zmlx::fast::Linear linear(const Options& o, const Projection& p) {
+  return {p.w, p.scales, p.biases, std::nullopt, o.group_size, o.bits, o.mode};
+}
+
 struct Layer {
   Projection gate, up, down;
+  zmlx::fast::MoeExperts experts;
   mx::array indices, many_weights, weights;
 
   explicit Layer(const Options& o)
       : gate(o, o.hidden, o.width),
         up(o, o.hidden, o.width),
         down(o, o.width, o.hidden),
+        experts{linear(o, gate), linear(o, up), linear(o, down)},
         indices(0),
         many_weights(0),
         weights(0) {
@@ -124,14 +130,8 @@ std::vector<Layer> make_chain(const Options& o, const mx::array& input) {
   return layers;
 }
 
-zmlx::fast::Linear linear(const Options& o, const Projection& p) {
-  return {p.w, p.scales, p.biases, std::nullopt, o.group_size, o.bits, o.mode};
-}
-
-mx::array fused(const Options& o, const Layer& layer, const mx::array& x) {
-  auto y = zmlx::fast::moe_experts(
-      x, {linear(o, layer.gate), linear(o, layer.up), linear(o, layer.down)}, layer.indices,
-      layer.weights);
+mx::array fused(const Options&, const Layer& layer, const mx::array& x) {
+  auto y = zmlx::fast::moe_experts(x, layer.experts, layer.indices, layer.weights);
   if (!y) throw std::runtime_error("No kernel takes this call.");
   return *y;
 }

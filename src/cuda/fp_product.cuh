@@ -51,6 +51,7 @@ class FpProduct {
   static constexpr int kSteps = L::kSteps;
   static constexpr int kChunksPerStep = L::kChunks * 32;  // of staged x
   static constexpr int kSlot = C::kThreads * R * 16;      // as in LaneProduct
+  static constexpr bool kCopied = true;
 
   /// @param shared  `kShared` bytes for every thread of the block, for `start` and `run`.
   __device__ __forceinline__ explicit FpProduct(void* shared = nullptr)
@@ -77,7 +78,14 @@ class FpProduct {
     clear();
 #pragma unroll(L::kSteps <= 8 ? L::kSteps : 2)
     for (int s = 0; s < L::kSteps; ++s) {
-      step<L::kRing>(s, slot(s), x);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+#pragma unroll
+        for (int i = 0; i < L::kScales; ++i) scale_[r][i] = next_scale_[r][i];
+      }
+      load_scales(s + 1);
+      wait_for_copies<L::kRing - 1>();
+      if (active(s)) multiply(slot(s), x + s * kChunksPerStep);
       copy(s + L::kRing, slot(s));
       commit_copies();
     }
@@ -94,37 +102,29 @@ class FpProduct {
     }
   }
 
-  __device__ __forceinline__ void prefetch_scales() const {
-    constexpr int kGroups = C::K / C::kGroup;
-#pragma unroll
-    for (int r = 0; r < R; ++r) prefetch(scales_[r] + lane_ * kGroups / 32);
-  }
-
-  __device__ __forceinline__ void load_scales(int s) {
-    if (!active(s)) return;
-    const int group = (s * L::kStep + lane_ * L::kThread) / C::kGroup;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int i = 0; i < L::kScales; ++i) next_scale_[r][i] = __ldg(scales_[r] + group + i);
-    }
-  }
+  __device__ __forceinline__ const u8* scales(int r) const { return scales_[r]; }
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int r = 0; r < R; ++r) sums_[r] = 0;
   }
 
+  struct Scales {
+    const u8* scales[R];
+  };
+
   template <int Ring>
-  __device__ __forceinline__ void step(int s, const u8* slot, const float4* x) {
+  __device__ __forceinline__ void step(int s, const u8* slot, const Scales& at, const float4* x) {
+    wait_for_copies<Ring - 1>();
+    if (s == 0) __syncwarp();
+    if (!active(s)) return;
+    const int group = group_of(s);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
-      for (int i = 0; i < L::kScales; ++i) scale_[r][i] = next_scale_[r][i];
+      for (int i = 0; i < L::kScales; ++i) scale_[r][i] = at.scales[r][group + i];
     }
-    load_scales(s + 1);
-    wait_for_copies<Ring - 1>();
-    if (active(s)) multiply(slot, x + s * kChunksPerStep);
+    multiply(slot, x + s * kChunksPerStep);
   }
 
   __device__ __forceinline__ void finish(float (&products)[R]) const {
@@ -142,6 +142,20 @@ class FpProduct {
  private:
   __device__ __forceinline__ bool active(int step) const {
     return step * L::kStep + lane_ * L::kThread < C::K;
+  }
+
+  __device__ __forceinline__ int group_of(int step) const {
+    return (step * L::kStep + lane_ * L::kThread) / C::kGroup;
+  }
+
+  __device__ __forceinline__ void load_scales(int s) {
+    if (!active(s)) return;
+    const int group = group_of(s);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < L::kScales; ++i) next_scale_[r][i] = __ldg(scales_[r] + group + i);
+    }
   }
 
   __device__ __forceinline__ u8* slot(int step) const {

@@ -59,6 +59,7 @@ class LaneProduct {
   static constexpr int kShared = R * L::kCodes;  // bytes of a thread
   static constexpr int kSteps = L::kSteps;
   static constexpr int kChunksPerStep = L::kChunks * 16;  // of staged x
+  static constexpr bool kCopied = L::kCopied;             // else `set_row` says where codes are
   /// Bytes of one step's codes, of all threads of the block.
   static constexpr int kSlot = L::kCopied ? C::kThreads * R * L::kBytes : 0;
 
@@ -90,7 +91,11 @@ class LaneProduct {
     clear();
 #pragma unroll(L::kSteps <= 16 ? L::kSteps : 4)
     for (int s = 0; s < L::kSteps; ++s) {
-      step<L::kRing>(s, slot(s), x);
+#pragma unroll
+      for (int r = 0; r < R; ++r) scale_[r] = next_scale_[r], bias_[r] = next_bias_[r];
+      load_scales(s + 1);
+      wait_for_copies<L::kRing - 1>();
+      if (active(s)) multiply(s, slot(s), x + s * kChunksPerStep);
       copy(s + L::kRing, slot(s));
       commit_copies();
     }
@@ -111,25 +116,9 @@ class LaneProduct {
     }
   }
 
-  /// Fetches the rows' scales and biases, of which each thread takes a part.
-  __device__ __forceinline__ void prefetch_scales() const {
-    constexpr int kGroups = C::K / C::kGroup;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      prefetch(scales_[r] + thread_ * kGroups / 16);
-      prefetch(biases_[r] + thread_ * kGroups / 16);
-    }
-  }
-
-  __device__ __forceinline__ void load_scales(int s) {
-    if (!active(s)) return;
-    const int group = (s * L::kStep + thread_ * L::kThread) / C::kGroup;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      next_scale_[r] = __ldg(scales_[r] + group);
-      next_bias_[r] = __ldg(biases_[r] + group);
-    }
-  }
+  /// Where the scales and biases of a row begin.
+  __device__ __forceinline__ const T* scales(int r) const { return scales_[r]; }
+  __device__ __forceinline__ const T* biases(int r) const { return biases_[r]; }
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
@@ -139,14 +128,23 @@ class LaneProduct {
     }
   }
 
-  /// Adds step s, whose scales have been asked for and whose copy is the oldest of `Ring`.
+  /// Where rows' scales and biases begin in shared memory.
+  struct Scales {
+    const T* scales[R];
+    const T* biases[R];
+  };
+
+  /// Adds step s, whose copy is the oldest of `Ring`. All threads of the half warp had a part in the
+  /// copy of `at`, before that of step 0 or with it.
   template <int Ring>
-  __device__ __forceinline__ void step(int s, const u8* slot, const uint4* x) {
-#pragma unroll
-    for (int r = 0; r < R; ++r) scale_[r] = next_scale_[r], bias_[r] = next_bias_[r];
-    load_scales(s + 1);
+  __device__ __forceinline__ void step(int s, const u8* slot, const Scales& at, const uint4* x) {
     wait_for_copies<Ring - 1>();
-    if (active(s)) multiply(s, slot, x + s * kChunksPerStep);
+    if (s == 0) __syncwarp();
+    if (!active(s)) return;
+    const int group = group_of(s);
+#pragma unroll
+    for (int r = 0; r < R; ++r) scale_[r] = at.scales[r][group], bias_[r] = at.biases[r][group];
+    multiply(s, slot, x + s * kChunksPerStep);
   }
 
   __device__ __forceinline__ void finish(float (&products)[R]) const {
@@ -161,6 +159,20 @@ class LaneProduct {
 
   __device__ __forceinline__ bool active(int step) const {
     return step * L::kStep + thread_ * L::kThread < C::K;
+  }
+
+  __device__ __forceinline__ int group_of(int step) const {
+    return (step * L::kStep + thread_ * L::kThread) / C::kGroup;
+  }
+
+  __device__ __forceinline__ void load_scales(int s) {
+    if (!active(s)) return;
+    const int group = group_of(s);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      next_scale_[r] = __ldg(scales_[r] + group);
+      next_bias_[r] = __ldg(biases_[r] + group);
+    }
   }
 
   __device__ __forceinline__ u8* slot(int step) const {

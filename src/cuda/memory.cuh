@@ -39,7 +39,9 @@ struct Packed {
 };
 
 __device__ __forceinline__ void copy_async16(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;"
+  // Without a hint to fetch 256 bytes into L2, which made streams of weights 3 to 7 % slower on one
+  // H200.
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
                :
                : "r"(static_cast<u32>(__cvta_generic_to_shared(shared))), "l"(global)
                : "memory");

@@ -65,44 +65,40 @@ class MoeExpertsMma {
         tokens_(tokens),
         phases_(counters) {
     phases_.ask();
-    for (int pair = threadIdx.x; pair < tokens * kTopK; pair += kThreads) {
-      pair_weights()[pair] = to_float(weights[pair / kTopK * Down::kWeightTokenStride +
-                                              pair % kTopK * Down::kWeightSlotStride]);
+    // By other warps than those that gather pairs, so that nobody waits twice.
+    for (int pair = (threadIdx.x + kThreads / 2) % kThreads; pair < tokens * kTopK;
+         pair += kThreads) {
+      const auto weight = weights[pair / kTopK * Down::kWeightTokenStride +
+                                  pair % kTopK * Down::kWeightSlotStride];
+      const bool exists = expert_of<Up>(indices, pair) < Up::E;
+      pair_weights()[pair] = exists ? to_float(weight) : __int_as_float(0x7fffffff);
     }
     Groups::gather(indices, tokens * kTopK, [](int pair) {
-      pair_weights()[pair] = __int_as_float(0x7fffffff);
       for (int i = 0; i < kRows; ++i) products()[pair * kRows + i] = not_a_number<Sum>();
     });
   }
 
   __device__ __forceinline__ void run(typename Down::Out* out) {
-    __shared__ u16 more[1 + kParts];  // how many, and which
-    if (threadIdx.x == 0) more[0] = 0;
-    const int part = phases_.first();
-    if (part < kParts) {
-      begin(part, 1);
-      stage_tokens();
+    __shared__ u16 parts[kParts];
+    // Each phase's code stands here once: instructions that run for the first time are as slow to
+    // come as data.
+    int count = 0;
+    for (int part = phases_.first(); part < kParts; part = phases_.next()) {
+      if (threadIdx.x == 0) parts[count] = part;
+      stage_tokens_and_begin(part, count == 0);
       __syncthreads();
+      ++count;
       multiply_up(part);
-      int next;
-      while ((next = phases_.next()) < kParts) {
-        if (threadIdx.x == 0) more[++more[0]] = next;
-        begin(next, 1);
-        multiply_up(next);
-      }
-      second_ = true;
-      if (more[0] > 0) {
-        begin(part, 2);
-      } else {
-        fetch_hidden(part);
-      }
-      multiply_down(part, out);
-      for (int i = 1; i <= more[0]; ++i) {
-        begin(more[i], 2);
-        multiply_down(more[i], out);
-      }
     }
-    phases_.leave();
+    second_ = true;
+    for (int i = 0; i < count; ++i) {
+      if (count > 1) {
+        begin(parts[i], 2);
+      } else {
+        fetch_hidden(parts[0]);
+      }
+      multiply_down(parts[i], out);
+    }
   }
 
  private:
@@ -132,11 +128,28 @@ class MoeExpertsMma {
     return tokens() + (warp() * kRing + slot) * (kSlot / 4);
   }
 
-  __device__ __forceinline__ void stage_tokens() const {
-    for (int i = threadIdx.x; i < tokens_ * A::kUnits; i += kThreads) {
-      const int token = i / A::kUnits, half = i % A::kUnits;
-      store_activations(tokens() + token * kTokenWords, token, half,
-                        __ldg(reinterpret_cast<const uint4*>(x_) + i));
+  /// Fills the ring for a first phase, and before that asks for the tokens, unless they are there:
+  /// behind its copies they took 5 us of an H200 to come.
+  __device__ __forceinline__ void stage_tokens_and_begin(int part, bool stage) {
+    constexpr int kAtOnce = kCeilDiv<Up::kTokenRoom * A::kUnits, kThreads>;
+    constexpr int kHeld = kAtOnce < 8 ? kAtOnce : 8;
+    const int units = stage ? tokens_ * A::kUnits : 0;
+    bool begun = false;
+#pragma unroll 1
+    for (int base = threadIdx.x; !begun; base += kHeld * kThreads) {
+      uint4 held[kHeld];
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        const int at = base + i * kThreads;
+        if (at < units) held[i] = __ldg(reinterpret_cast<const uint4*>(x_) + at);
+      }
+      if (base - int(threadIdx.x) + kHeld * kThreads >= units) begun = true, begin(part, 1);
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        const int at = base + i * kThreads, token = at / A::kUnits;
+        if (at >= units) continue;
+        store_activations(tokens() + token * kTokenWords, token, at % A::kUnits, held[i]);
+      }
     }
   }
 
@@ -149,6 +162,7 @@ class MoeExpertsMma {
   // One stage of a tile: where copies are, or where products are.
   struct Cursor {
     int phase, task, stage, tile;  // `tile` counts tiles of both phases
+    int group;                     // that the task belongs to
   };
 
   __device__ __forceinline__ int up_tasks() const { return Groups::count() * kUpTiles; }
@@ -163,16 +177,13 @@ class MoeExpertsMma {
   __device__ __forceinline__ int column_of(int part, int task) const {
     return (part + task / Groups::count() * kParts) * kRows;
   }
-  __device__ __forceinline__ const typename Groups::Group& group_of(const Cursor& c) const {
-    return Groups::group(c.phase == 1 ? c.task / kUpTiles : c.task % Groups::count());
-  }
 
   /// Fills the ring from the beginning of a phase of a part.
   __device__ __forceinline__ void begin(int part, int phase) {
     wait_for_copies<0>();
     __syncwarp();
     part_ = part, slot_ = 0, tile_ = 0;
-    ahead_ = {phase, first_task(part, phase), 0, 0};
+    ahead_ = {phase, first_task(part, phase), 0, 0, 0};
     enter();
 #pragma unroll 1
     for (int s = 0; s < kRing; ++s) copy_next();
@@ -182,7 +193,8 @@ class MoeExpertsMma {
   __device__ __forceinline__ void enter() {
     if (ahead_.phase == 1) {
       if (ahead_.task < up_tasks()) {
-        const u32 expert = group_of(ahead_).expert;
+        ahead_.group = ahead_.task / kUpTiles;
+        const u32 expert = Groups::group(ahead_.group).expert;
         const int row = ahead_.task % kUpTiles * kRows;
         if (warp() % 2) {
           ahead_tile_ = {up_, expert, row};
@@ -194,8 +206,9 @@ class MoeExpertsMma {
       ahead_.phase = 2, ahead_.task = first_task(part_, 2);
     }
     if (ahead_.task < down_tasks(part_)) {
-      ahead_tile_ = WeightTile<Up>(
-          WeightTile<Down>(down_, group_of(ahead_).expert, column_of(part_, ahead_.task)));
+      ahead_.group = ahead_.task % Groups::count();
+      ahead_tile_ = WeightTile<Up>(WeightTile<Down>(down_, Groups::group(ahead_.group).expert,
+                                                    column_of(part_, ahead_.task)));
     } else {
       ahead_.phase = 3;
     }
@@ -213,7 +226,7 @@ class MoeExpertsMma {
       const WeightTile<Down> tile(ahead_tile_);
       if (ahead_.stage == 0) tile.copy_scales(scales(ahead_.tile));
       tile.copy_stage(codes(slot), ahead_.stage);
-      if (second_) copy_rows(ahead_, slot);
+      if (second_) copy_rows(ahead_.group, ahead_.stage, slot);
       advance(B::kStages, kWarps);
     }
     commit_copies();
@@ -224,10 +237,10 @@ class MoeExpertsMma {
     enter();
   }
 
-  __device__ __forceinline__ void copy_rows(const Cursor& c, int slot) const {
+  __device__ __forceinline__ void copy_rows(int group_index, int stage, int slot) const {
     static_assert(32 % kUnits == 0);
-    const auto& group = group_of(c);
-    const int unit = lane() % kUnits, at = (c.stage * kUnits + unit) * 8;
+    const auto& group = Groups::group(group_index);
+    const int unit = lane() % kUnits, at = (stage * kUnits + unit) * 8;
     if (at >= Down::K) return;
 #pragma unroll 1
     for (int token = lane() / kUnits; token < group.count; token += 32 / kUnits) {
@@ -238,14 +251,16 @@ class MoeExpertsMma {
 
   /// For stages whose weights are on their way already.
   __device__ __forceinline__ void fetch_hidden(int part) const {
-    Cursor c{2, first_task(part, 2), 0, 0};
+    const int tasks = down_tasks(part);
+    int task = first_task(part, 2), stage = 0, slot = slot_;
 #pragma unroll 1
     for (int s = 0; s < kRing; ++s) {
-      if (c.task < down_tasks(part)) {
-        copy_rows(c, (slot_ + s) % kRing);
-        if (++c.stage == B::kStages) c.stage = 0, c.task += kWarps;
+      if (task < tasks) {
+        copy_rows(task % Groups::count(), stage, slot);
+        if (++stage == B::kStages) stage = 0, task += kWarps;
       }
       commit_copies();
+      slot = slot + 1 == kRing ? 0 : slot + 1;
     }
   }
 

@@ -2,6 +2,7 @@
 
 #include "activation.cuh"
 #include "row_products.cuh"
+#include "scale_spans.cuh"
 #include "two_phases.cuh"
 
 namespace zmlx {
@@ -12,7 +13,7 @@ namespace zmlx {
 ///
 /// A unit of threads (half a warp, or a warp for the fp modes) makes a few rows at a time. Its codes
 /// pass through a ring in shared memory, whose copies run ahead from product to product and from
-/// the first phase into the second.
+/// the first phase into the second; so do scales, all of a product with its first codes.
 template <class Up, class Down>
 class MoeExpertsRows {
   using T = typename Up::T;
@@ -27,9 +28,9 @@ class MoeExpertsRows {
   static constexpr int kUpUnits = kThreads / First::kUnit, kDownUnits = kThreads / Second::kUnit;
 
   static constexpr int kHidden = First::kRows / 2;  // columns of a product with gate and up
-  static constexpr int kColumns = kCeilDiv<Up::N, kHidden>;
+  static constexpr int kColumns = Up::N / kHidden;
   static constexpr int kUpItems = kCeilDiv<kTopK * kColumns, kParts>;  // of a part
-  static constexpr int kGroups = kCeilDiv<Down::N, Second::kRows>;
+  static constexpr int kGroups = Down::N / Second::kRows;
   static constexpr int kPartGroups = kCeilDiv<kGroups, kParts>;
   static constexpr int kPartRows = kPartGroups * Second::kRows;
 
@@ -38,8 +39,19 @@ class MoeExpertsRows {
   static constexpr int kProducts = kCeilDiv<kTopK * kPartRows * int(sizeof(Sum)), 16> * 16;
   static constexpr int kSlot = kLarger<FirstProduct::kSlot, SecondProduct::kSlot>;
 
+  // Scales, and biases where there are any: of gate and up, and of down. A ring of steps may reach
+  // into several products ahead.
+  static constexpr int kKinds = Up::kFp ? 1 : 2;
+  using UpScales = ScaleSpans<Up, typename First::Scale, 2 * kKinds, kHidden, First::kUnit>;
+  using DownScales = ScaleSpans<Down, typename Second::Scale, kKinds, Second::kRows, Second::kUnit>;
+  static constexpr int kScales = kLarger<UpScales::kBytes, DownScales::kBytes>;
+  static constexpr int kShortest =
+      FirstProduct::kSteps < SecondProduct::kSteps ? FirstProduct::kSteps : SecondProduct::kSteps;
+  static constexpr int kScaleBuffers = kCeilDiv<kRing, kShortest> + 1;
+
  public:
-  static constexpr int kShared = kStaged + kProducts + kRing * kSlot;
+  static constexpr int kShared =
+      kStaged + kProducts + kRing * kSlot + kUpUnits * kScaleBuffers * kScales;
 
   /// @param x         (K)
   /// @param hidden    room for (kTopK, Up::N)
@@ -60,37 +72,36 @@ class MoeExpertsRows {
         phases_(counters) {}
 
   __device__ __forceinline__ void run(typename Down::Out* out) {
-    __shared__ u16 more[1 + kParts];  // how many, and which
-    if (threadIdx.x == 0) more[0] = 0;
-    stage_rows<Up>(x_, 1, reinterpret_cast<typename First::Chunk*>(memory()));
+    __shared__ u16 parts[kParts];
+    phases_.ask();
     // MLX keeps arrays of 8 bytes in memory that the host shares, from where the weights may take
     // 12 us to come: so they are asked for here, and waited for after the first phase.
     typename Down::Weight weight;
+    u32 expert;
     if (threadIdx.x < kTopK) {
+      expert = expert_of<Up>(indices_, threadIdx.x);
       weight = __ldcg(weights_ + threadIdx.x * Down::kWeightSlotStride);
-      experts()[threadIdx.x] = expert_of<Up>(indices_, threadIdx.x);
     }
-    phases_.ask();
+    stage_rows<Up>(x_, 1, reinterpret_cast<typename First::Chunk*>(memory()));
+    if (threadIdx.x < kTopK) experts()[threadIdx.x] = expert;
     __syncthreads();
-    const int part = phases_.first();
-    if (part < kParts) {
+    // Each phase's code stands here once: instructions that run for the first time are as slow to
+    // come as data.
+    int count = 0;
+    for (int part = phases_.first(); part < kParts; part = phases_.next()) {
+      if (threadIdx.x == 0) parts[count] = part;
+      ++count;
       multiply_up(part);
+    }
+    if (count > 0) {
       if (threadIdx.x < kTopK) weights()[threadIdx.x] = weight;
-      int next;
-      while ((next = phases_.next()) < kParts) {
-        if (threadIdx.x == 0) more[++more[0]] = next;
-        multiply_up(next);
-      }
       stage_rows<Down>(hidden_, kTopK, reinterpret_cast<typename Second::Chunk*>(memory()));
       __syncthreads();
-      if (more[0] > 0) begin(part, 2);
-      multiply_down(part, out);
-      for (int i = 1; i <= more[0]; ++i) {
-        begin(more[i], 2);
-        multiply_down(more[i], out);
+      for (int i = 0; i < count; ++i) {
+        if (count > 1) begin(parts[i], 2);
+        multiply_down(parts[i], out);
       }
     }
-    phases_.leave();
   }
 
  private:
@@ -102,6 +113,11 @@ class MoeExpertsRows {
     return reinterpret_cast<Sum*>(memory() + kStaged);
   }
   static __device__ __forceinline__ u8* ring() { return memory() + kStaged + kProducts; }
+  /// Of this unit's product number `product`, counted over both phases.
+  static __device__ __forceinline__ u8* scales(int product) {
+    return ring() + kRing * kSlot +
+           (unit<First>() * kScaleBuffers + product % kScaleBuffers) * kScales;
+  }
   static __device__ __forceinline__ u32* experts() {
     __shared__ u32 experts[kTopK];
     return experts;
@@ -138,7 +154,7 @@ class MoeExpertsRows {
     const u32 expert = readable<Up>(at / kColumns);
 #pragma unroll
     for (int i = 0; i < kHidden; ++i) {
-      const int n = min(at % kColumns * kHidden + i, Up::N - 1);
+      const int n = at % kColumns * kHidden + i;
       product.set_row(2 * i, gate_, expert, n);
       product.set_row(2 * i + 1, up_, expert, n);
     }
@@ -151,14 +167,14 @@ class MoeExpertsRows {
     const int first = (part * kPartGroups + item / kTopK) * Second::kRows;
 #pragma unroll
     for (int r = 0; r < Second::kRows; ++r) {
-      product.set_row(r, down_, expert, min(first + r, Down::N - 1));
+      product.set_row(r, down_, expert, first + r);
     }
   }
 
   /// Fills the ring from the beginning of a phase of a part.
   __device__ __forceinline__ void begin(int part, int phase) {
     wait_for_copies<0>();
-    part_ = part, phase_ = phase, step_ = 0, slot_ = 0;
+    part_ = part, phase_ = phase, step_ = 0, slot_ = 0, ahead_ = 0, product_ = 0;
     item_ = phase == 1 ? unit<First>() : unit<Second>();
     enter();
 #pragma unroll 1
@@ -170,14 +186,12 @@ class MoeExpertsRows {
     if (phase_ == 1) {
       if (warp_has<First>(item_, up_items(part_))) {
         place_up(ahead_up_, part_, item_);
-        ahead_up_.prefetch_scales();
         return;
       }
       phase_ = 2, item_ = unit<Second>();
     }
     if (warp_has<Second>(item_, down_items(part_))) {
       place_down(ahead_down_, part_, item_);
-      ahead_down_.prefetch_scales();
     } else {
       phase_ = 3;
     }
@@ -187,10 +201,14 @@ class MoeExpertsRows {
   __device__ __forceinline__ void copy_next() {
     u8* slot = ring() + slot_ * kSlot;
     slot_ = slot_ + 1 == kRing ? 0 : slot_ + 1;
+    // Who is ahead may not write what others still read.
+    if (step_ == 0) __syncwarp();
     if (phase_ == 1) {
+      if (step_ == 0) copy_up_scales();
       ahead_up_.copy(step_, slot);
       advance(FirstProduct::kSteps, kUpUnits);
     } else if (phase_ == 2) {
+      if (step_ == 0) copy_down_scales();
       ahead_down_.copy(step_, slot);
       advance(SecondProduct::kSteps, kDownUnits);
     }
@@ -198,47 +216,70 @@ class MoeExpertsRows {
   }
   __device__ __forceinline__ void advance(int steps, int units) {
     if (++step_ < steps) return;
-    step_ = 0, item_ += units;
+    step_ = 0, item_ += units, ++ahead_;
     enter();
   }
 
+  __device__ __forceinline__ void copy_up_scales() const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      UpScales::copy(scales(ahead_), r, ahead_up_.scales(r));
+      if constexpr (!Up::kFp) UpScales::copy(scales(ahead_), 2 + r, ahead_up_.biases(r));
+    }
+  }
+  __device__ __forceinline__ void copy_down_scales() const {
+    DownScales::copy(scales(ahead_), 0, ahead_down_.scales(0));
+    if constexpr (!Up::kFp) DownScales::copy(scales(ahead_), 1, ahead_down_.biases(0));
+  }
+  // Where they are once they have come, for a product whose rows are set if `row` has to know them.
+  __device__ __forceinline__ typename FirstProduct::Scales up_scales(const FirstProduct& p) const {
+    typename FirstProduct::Scales at;
+    const u8* from = scales(product_);
+#pragma unroll
+    for (int r = 0; r < First::kRows; ++r) {
+      at.scales[r] = UpScales::row(from, r % 2, r / 2, p.scales(r % 2));
+      if constexpr (!Up::kFp) {
+        at.biases[r] = UpScales::row(from, 2 + r % 2, r / 2, p.biases(r % 2));
+      }
+    }
+    return at;
+  }
+  __device__ __forceinline__ typename SecondProduct::Scales down_scales(
+      const SecondProduct& p) const {
+    typename SecondProduct::Scales at;
+    const u8* from = scales(product_);
+#pragma unroll
+    for (int r = 0; r < Second::kRows; ++r) {
+      at.scales[r] = DownScales::row(from, 0, r, p.scales(0));
+      if constexpr (!Up::kFp) at.biases[r] = DownScales::row(from, 1, r, p.biases(0));
+    }
+    return at;
+  }
+
   template <class Product, class Chunk>
-  __device__ __forceinline__ void multiply(Product& product, const Chunk* x) {
+  __device__ __forceinline__ void multiply(Product& product, const typename Product::Scales& at,
+                                           const Chunk* x) {
     product.clear();
 #pragma unroll 1
     for (int s = 0; s < Product::kSteps; ++s) {
-      product.template step<kRing>(s, ring() + slot_ * kSlot, x);
+      product.template step<kRing>(s, ring() + slot_ * kSlot, at, x);
       copy_next();
     }
+    ++product_;
   }
 
-  // In both phases the next product's scales are asked for before the sums of one are added up.
-
-  /// The whole first phase of a part. Scales are asked for first: behind a ring of copies they would
-  /// wait for all of them.
+  /// The whole first phase of a part.
   __device__ __forceinline__ void multiply_up(int part) {
     const auto* x = reinterpret_cast<const typename First::Chunk*>(memory());
     const int items = up_items(part);
-    int item = unit<First>();
-    FirstProduct product;
-    bool more = warp_has<First>(item, items);
-    if (more) {
-      place_up(product, part, item);
-      product.load_scales(0);
-    }
     begin(part, 1);
-    while (more) {
-      multiply(product, x);
-      const int done = item;
-      item += kUpUnits;
-      more = warp_has<First>(item, items);
-      if (more) {
-        place_up(product, part, item);
-        product.load_scales(0);
-      }
+    for (int item = unit<First>(); warp_has<First>(item, items); item += kUpUnits) {
+      FirstProduct product;
+      if constexpr (!FirstProduct::kCopied || UpScales::kShifted) place_up(product, part, item);
+      multiply(product, up_scales(product), x);
       float dots[First::kRows];
       product.finish(dots);
-      if (threadIdx.x % First::kUnit == 0 && done < items) write_hidden(part, done, dots);
+      if (threadIdx.x % First::kUnit == 0 && item < items) write_hidden(part, item, dots);
     }
   }
 
@@ -249,7 +290,6 @@ class MoeExpertsRows {
 #pragma unroll
     for (int i = 0; i < kHidden; ++i) {
       const int n = at % kColumns * kHidden + i;
-      if (n >= Up::N) continue;
       const auto g = with_bias<Up>(dots[2 * i], gate_, expert, n);
       const auto u = with_bias<Up>(dots[2 * i + 1], up_, expert, n);
       const T y = round_to<T>(to_float(activate<Up>(g, u)));
@@ -258,27 +298,18 @@ class MoeExpertsRows {
   }
 
   __device__ __forceinline__ void multiply_down(int part, typename Down::Out* out) {
+    const auto* rows = reinterpret_cast<const typename Second::Chunk*>(memory());
     const int items = down_items(part);
-    int item = unit<Second>();
-    SecondProduct product;
-    bool more = warp_has<Second>(item, items);
-    if (more) {
-      place_down(product, part, item);
-      product.load_scales(0);
-    }
-    while (more) {
-      const int done = item, k = min(done, items - 1) % kTopK;
-      multiply(product, reinterpret_cast<const typename Second::Chunk*>(memory()) +
-                            k * (Second::kShared / 16));
-      item += kDownUnits;
-      more = warp_has<Second>(item, items);
-      if (more) {
+    for (int item = unit<Second>(); warp_has<Second>(item, items); item += kDownUnits) {
+      const int k = min(item, items - 1) % kTopK;
+      SecondProduct product;
+      if constexpr (!SecondProduct::kCopied || DownScales::kShifted) {
         place_down(product, part, item);
-        product.load_scales(0);
       }
+      multiply(product, down_scales(product), rows + k * (Second::kShared / 16));
       float dots[Second::kRows];
       product.finish(dots);
-      if (threadIdx.x % Second::kUnit == 0 && done < items) weigh(part, done, dots);
+      if (threadIdx.x % Second::kUnit == 0 && item < items) weigh(part, item, dots);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < kPartRows; i += kThreads) {
@@ -295,7 +326,7 @@ class MoeExpertsRows {
     const int k = item % kTopK, first = item / kTopK * Second::kRows;
 #pragma unroll
     for (int r = 0; r < Second::kRows; ++r) {
-      const int n = min(part * kPartRows + first + r, Down::N - 1);
+      const int n = part * kPartRows + first + r;
       const auto y = with_bias<Down>(dots[r], down_, readable<Down>(k), n);
       products()[k * kPartRows + first + r] =
           experts()[k] < Down::E ? weighted<Sum>(y, weights()[k]) : not_a_number<Sum>();
@@ -313,7 +344,9 @@ class MoeExpertsRows {
   // Where copies are.
   FirstProduct ahead_up_;
   SecondProduct ahead_down_;
-  int part_, phase_, item_, step_, slot_;
+  int part_, phase_, item_, step_, slot_, ahead_;
+
+  int product_;  // that is being made; `ahead_` is that which copies have come to
 };
 
 }  // namespace zmlx

@@ -12,6 +12,7 @@ struct RowProducts {
   using Weights = Experts<typename C::T, typename C::T>;
   template <int R>
   using Product = LaneProduct<C, R>;
+  using Scale = typename C::T;
   static constexpr int kUnit = 16;  // threads
   static constexpr int kRows = 2;   // of a unit
   static constexpr int kShared = LaneLayout<C>::kShared;
@@ -27,6 +28,7 @@ struct RowProducts<C, true> {
   using Weights = Experts<u8, typename C::T>;
   template <int R>
   using Product = FpProduct<C, R>;
+  using Scale = u8;
   static constexpr int kUnit = 32;
   static constexpr int kRows = 4;
   static constexpr int kShared = FpLayout<C>::kShared;

@@ -11,28 +11,33 @@ namespace zmlx {
 /// A block's part is claimed from a counter, not told by its index: so whoever waits for a part
 /// waits for a block that runs, and the launch ends even if only one block fits on the GPU beside
 /// other work. A block that is done with its part takes others that nobody has claimed yet.
+///
+/// There are as many claims as blocks and parts together, and as many parts written as there are
+/// parts; so counters that begin anew at these numbers are zero again when the launch ends.
 template <int Parts>
 class TwoPhases {
  public:
-  /// @param counters  three, zero between launches; nothing else on the GPU may use them meanwhile.
+  /// @param counters  two, zero between launches; nothing else on the GPU may use them meanwhile.
   __device__ __forceinline__ explicit TwoPhases(u32* counters) : counters_(counters) {}
 
   /// Asks for the part that this block begins with, which `first` returns after a barrier; `Parts`
-  /// or more if none is left.
+  /// or more if none is left. The last warp waits for the answer, while others fetch what they need.
   __device__ __forceinline__ void ask() const {
-    if (threadIdx.x == 0) told() = atomicAdd(counters_, 1u);
+    if (threadIdx.x == blockDim.x - 1) told() = claim();
   }
   __device__ __forceinline__ int first() const { return told(); }
 
-  /// Says that a part of the first phase is written. Returns another one; if none is left, waits
-  /// for all and returns `Parts` or more. Begins and ends with a barrier.
+  /// Says that a part of the first phase is written; to be called once for each part. Returns
+  /// another one; if none is left, waits for all and returns `Parts` or more. Begins and ends with a
+  /// barrier.
   __device__ __forceinline__ int next() {
     __syncthreads();
     if (threadIdx.x == 0) {
       __threadfence();
-      atomicAdd(counters_ + 1, 1u);
-      const u32 part = atomicAdd(counters_, 1u);
-      while (part >= Parts && acquire(counters_ + 1) < Parts) {
+      // Neither waits for the other; and who is last need not ask again.
+      const bool last = atomicInc(counters_ + 1, Parts - 1) == Parts - 1;
+      const u32 part = claim();
+      while (part >= Parts && !last && acquire(counters_ + 1) != 0) {
       }
       told() = part;
       __threadfence();
@@ -41,13 +46,10 @@ class TwoPhases {
     return told();
   }
 
-  /// To be called by every block at its end: the last one resets the counters.
-  __device__ __forceinline__ void leave() {
-    if (threadIdx.x != 0 || atomicAdd(counters_ + 2, 1u) != gridDim.x - 1) return;
-    for (int i = 0; i < 3; ++i) counters_[i] = 0;
-  }
-
  private:
+  __device__ __forceinline__ u32 claim() const {
+    return atomicInc(counters_, gridDim.x + Parts - 1);
+  }
   static __device__ __forceinline__ int& told() {
     __shared__ int part;
     return part;

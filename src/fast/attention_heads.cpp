@@ -2,9 +2,9 @@
 #include <cmath>
 #include <span>
 
-#include "fast/cuda_kernel.h"
 #include "fast/cuda_path.h"
 #include "fast/dense_row.h"
+#include "fast/step_primitive.h"
 #include "mlx/ops.h"
 #include "zmlx/explain.h"
 
@@ -23,7 +23,8 @@ class AttentionHeads : public StepPrimitive {
     float key_eps;
     float log_base, rope_scale;
   };
-  AttentionHeads(mx::Stream s, Options options) : StepPrimitive(s), options_(std::move(options)) {}
+  AttentionHeads(mx::Stream s, KeptInputs kept, Options options)
+      : StepPrimitive(s, std::move(kept)), options_(std::move(options)) {}
 
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   const char* name() const override { return "attention_heads"; }
@@ -147,8 +148,9 @@ CudaKernel AttentionHeads::describe(bool copied) const {
 void AttentionHeads::eval_gpu(const std::vector<mx::array>& inputs,
                               std::vector<mx::array>& outputs) {
   const auto& o = options_;
-  const size_t read = inputs.size() - 2;
-  const bool copied = needs_copies(inputs, read);
+  const size_t read = inputs.size() - 2;  // the caches are let go of before they are taken over
+  const auto all = all_inputs(std::span(inputs).first(read));
+  const bool copied = needs_copies(all, all.size());
   const int capacity = inputs[read].shape(2);
   release_inputs(inputs, outputs);
   take_over(inputs[read], outputs[1], stream());
@@ -160,8 +162,7 @@ void AttentionHeads::eval_gpu(const std::vector<mx::array>& inputs,
   for (float value : {o.query_eps.value_or(0.0f), o.key_eps, o.log_base, o.rope_scale}) {
     key.add(value);
   }
-  launch_cuda(key.key(), stream(), std::span(inputs).first(read), outputs,
-              [&] { return describe(copied); }, {o.position, capacity});
+  launch(key.key(), all, outputs, [&] { return describe(copied); }, {o.position, capacity});
 }
 
 }  // namespace
@@ -196,13 +197,14 @@ std::optional<AttentionHeadsResult> attention_heads(const mx::array& x,
     inputs.insert(inputs.end(), {layer.q_norm->weight, layer.k_norm->weight});
     options.query_eps = layer.q_norm->eps;
   }
+  auto kept = KeptInputs::take(inputs, 1, inputs.size());
   inputs.insert(inputs.end(), {keys, values});
   std::vector<mx::Shape> shapes{
       {1, layer.n_heads, 1, layer.rope_dims}, keys.shape(), values.shape()};
   if (norm) shapes.push_back(x.shape());
-  auto out =
-      mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), x.dtype()),
-                             std::make_shared<AttentionHeads>(s, std::move(options)), inputs);
+  auto out = mx::array::make_arrays(
+      shapes, std::vector<mx::Dtype>(shapes.size(), x.dtype()),
+      std::make_shared<AttentionHeads>(s, std::move(kept), std::move(options)), inputs);
   return AttentionHeadsResult{out[0], out[1], out[2], norm ? std::optional(out[3]) : std::nullopt};
 }
 

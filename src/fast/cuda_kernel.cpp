@@ -89,7 +89,8 @@ void enqueue(const Launch& launch, const mx::Stream& stream, std::span<const mx:
   }
   for (const auto& in : inputs) {
     add_pointer(in);
-    api.set_input_array(encoder, in);
+    // What is in memory waits for no node of this graph.
+    if (in.status() != mx::array::Status::available) api.set_input_array(encoder, in);
   }
   for (const auto& out : outputs) {
     add_pointer(out);

@@ -13,6 +13,7 @@ struct RowSizes {
   int steps;       // of the inner dimension
   int codes;       // bytes of a thread, row and step; 0 if not copied to shared memory
   int staged;      // bytes of a row of x
+  int scales;      // bytes of a row's scales (or biases)
 
   RowSizes(const CudaCall& c, CudaProduct product) {
     const int bits = c.quantization.bits, size = static_cast<int>(mx::size_of(c.type));
@@ -24,6 +25,7 @@ struct RowSizes {
     codes = fp ? 16 : 2 * lane * bits / 8;
     if (codes % 4 != 0) codes = 0;
     staged = steps * step * (fp ? 4 : size);
+    scales = c.K / c.quantization.group_size * (fp ? 1 : size);
   }
 };
 

@@ -108,8 +108,4 @@ bool needs_copies(const std::vector<mx::array>& arrays, size_t count) {
   });
 }
 
-void StepPrimitive::eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw std::runtime_error("[" + std::string(name()) + "] has no kernel for this device.");
-}
-
 }  // namespace zmlx::fast

@@ -6,7 +6,6 @@
 
 #include "fast/cuda_config.h"
 #include "fast/quantization.h"
-#include "mlx/primitives.h"
 #include "zmlx/decode_step.h"
 
 /// What the operations on one token's row have in common: src/cuda/dense_row.cuh.
@@ -46,13 +45,5 @@ struct RowProduct {
 };
 /// Whether kernels cannot read these arrays in place.
 bool needs_copies(const std::vector<mx::array>& arrays, size_t count);
-
-/// A primitive of one decoded token, which only GPUs evaluate and nobody differentiates: who builds
-/// one composes MLX's ops instead wherever its obstacle is not empty.
-class StepPrimitive : public mx::Primitive {
- public:
-  using Primitive::Primitive;
-  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>&) override;
-};
 
 }  // namespace zmlx::fast

@@ -16,12 +16,22 @@ using LaunchKey = std::array<int64_t, 48>;
 
 struct LaunchKeyHash {
   size_t operator()(const LaunchKey& key) const {
-    uint64_t hash = 0x9e3779b97f4a7c15;
-    for (auto value : key) {
-      hash = (hash ^ static_cast<uint64_t>(value)) * 0xff51afd7ed558ccd;
-      hash ^= hash >> 32;
+    // Four chains, because one alone is as slow as its multiplications are one after the other.
+    std::array<uint64_t, 4> chains{1, 2, 3, 4};
+    static_assert(std::tuple_size_v<LaunchKey> % chains.size() == 0);
+    for (size_t i = 0; i < key.size(); ++i) {
+      auto& chain = chains[i % chains.size()];
+      chain = mixed(chain, static_cast<uint64_t>(key[i]));
     }
+    uint64_t hash = 0;
+    for (auto chain : chains) hash = mixed(hash, chain);
     return hash;
+  }
+
+ private:
+  static uint64_t mixed(uint64_t hash, uint64_t value) {
+    hash = (hash ^ value) * 0xff51afd7ed558ccd;
+    return hash ^ hash >> 32;
   }
 };
 

@@ -6,11 +6,11 @@
 
 #include "cuda/host/memory.h"
 #include "fast/cuda_config.h"
-#include "fast/dense_row.h"
 #include "fast/expert_arrays.h"
 #include "fast/moe_experts.h"
 #include "fast/numerics.h"
 #include "fast/primitives.h"
+#include "fast/step_primitive.h"
 #include "mlx/ops.h"
 #include "mlx/utils.h"
 #include "zmlx/explain.h"
@@ -30,8 +30,8 @@ class MoeExpertsKernel : public StepPrimitive {
     bool gate_bias, up_bias, down_bias;
     mx::Dtype type;  // of the result
   };
-  MoeExpertsKernel(mx::Stream s, Options options)
-      : StepPrimitive(s), options_(std::move(options)) {}
+  MoeExpertsKernel(mx::Stream s, KeptInputs kept, Options options)
+      : StepPrimitive(s, std::move(kept)), options_(std::move(options)) {}
 
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   const char* name() const override { return "moe_experts"; }
@@ -130,10 +130,11 @@ CudaKernel MoeExpertsKernel::describe(const Arrays& arrays, bool copied) const {
           config_of(o.up, arrays).text("UpConfig") + config_of(o.down, arrays).text("DownConfig"),
           "zmlx::" + kernel + "<zmlx::UpConfig, zmlx::DownConfig>(x, " +
               experts(arrays.gate, "gate_") + ", " + experts(arrays.up, "up_") + ", " +
-              experts(arrays.down, "down_") + ", indices, weights, hidden, counters" +
+              experts(arrays.down, "down_") + ", indices, weights, reinterpret_cast<" + type +
+              "*>(scratch + " + std::to_string(cuda::kScratchCounters) + "), scratch" +
               (mma ? ", tokens" : "") + ").run(out);",
           names,
-          {"out", "hidden", "counters"},
+          {"out", "scratch"},
           {{"tokens", o.up.tokens}},
           {asked_blocks().value_or(o.plan.parts), 1, 1},
           o.plan.threads,
@@ -142,9 +143,10 @@ CudaKernel MoeExpertsKernel::describe(const Arrays& arrays, bool copied) const {
           copied};
 }
 
-void MoeExpertsKernel::eval_gpu(const std::vector<mx::array>& inputs,
+void MoeExpertsKernel::eval_gpu(const std::vector<mx::array>& given,
                                 std::vector<mx::array>& outputs) {
   const auto& o = options_;
+  const auto inputs = all_inputs(given);
   Arrays arrays(inputs, o);
   const bool copied = !arrays.readable();
   if (copied) arrays.index_strides = arrays.weight_strides = PairStrides(o.up.top_k);
@@ -162,11 +164,9 @@ void MoeExpertsKernel::eval_gpu(const std::vector<mx::array>& inputs,
   for (const auto* projection : {&arrays.gate, &arrays.up, &arrays.down}) {
     projection->add_to(key, copied);
   }
-  // Written and read by this kernel alone. Its memory is free for others that come later on the
-  // stream.
-  mx::array hidden({o.up.pairs(), o.up.N}, o.up.type, nullptr, {});
-  std::vector<mx::array> written{outputs[0], hidden, cuda::scratch(stream())};
-  launch_cuda(key.key(), stream(), inputs, written, [&] { return describe(arrays, copied); });
+  const size_t hidden = static_cast<size_t>(o.up.pairs()) * o.up.N * mx::size_of(o.up.type);
+  std::vector<mx::array> written{outputs[0], cuda::scratch(stream(), hidden)};
+  launch(key.key(), inputs, written, [&] { return describe(arrays, copied); });
 }
 
 bool shape_fits(const mx::array& x, const MoeExperts& e, const mx::array& indices,
@@ -206,6 +206,7 @@ std::optional<mx::array> one_kernel(const mx::array& x, const MoeExperts& e,
     if (w.biases) inputs.push_back(*w.biases);
     if (w.bias) inputs.push_back(*w.bias);
   }
+  auto kept = KeptInputs::take(inputs, 1, inputs.size());
   inputs.insert(inputs.end(), {indices, weights});
 
   const bool exact = resolve_numerics(kOp, "") == "exact";
@@ -234,7 +235,8 @@ std::optional<mx::array> one_kernel(const mx::array& x, const MoeExperts& e,
                                     e.up.bias.has_value(),
                                     e.down.bias.has_value(),
                                     type};
-  auto y = mx::array(x.shape(), type, std::make_shared<MoeExpertsKernel>(s, std::move(options)),
+  auto y = mx::array(x.shape(), type,
+                     std::make_shared<MoeExpertsKernel>(s, std::move(kept), std::move(options)),
                      std::move(inputs));
   return e.result_as_experts ? mx::astype(y, x.dtype(), s) : y;
 }

@@ -29,10 +29,25 @@ void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsP
   const int step = std::max(first.rows * first.codes, second.rows * second.codes);
   const int part_rows = ceil_div(ceil_div(down.N, second.rows), plan.parts) * second.rows;
   const int products = ceil_div(up.top_k * part_rows * sum_bytes, 16) * 16;
+  if (up.N % (first.rows / 2) != 0 || down.N % second.rows != 0 || up.N * first.scales % 4 != 0) {
+    plan.obstacle = "a number of rows that units of threads do not share out evenly";
+    return;
+  }
+  // Runs of scales that lie side by side, of a product's rows of gate and of its rows of down, in
+  // words of 4 bytes.
+  const int up_run = ceil_div(first.rows / 2 * first.scales, 4) * 4;
+  const int down_run = ceil_div(second.rows * second.scales, 4) * 4;
+  const int kinds = up.quantization.affine() ? 2 : 1;
+  const int scales =
+      std::max(ceil_div(2 * kinds * up_run, 16), ceil_div(kinds * down_run, 16)) * 16;
   // A longer ring is slower, though it has more on its way: on one H200, LFM2's 4-bit layer took
   // 22.5 us with 12 steps and 15.8 with 5. Other loads wait behind the copies.
   take_first(plan, up, {{512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
-             [&](const ExpertsPlan& p) { return staged + products + p.ring * p.threads * step; });
+             [&](const ExpertsPlan& p) {
+               const int buffers = ceil_div(p.ring, std::min(first.steps, second.steps)) + 1;
+               return staged + products + p.ring * p.threads * step +
+                      p.threads / first.unit * buffers * scales;
+             });
 }
 
 void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPlan& plan) {

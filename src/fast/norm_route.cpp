@@ -1,8 +1,8 @@
 #include "cuda/host/memory.h"
-#include "fast/cuda_kernel.h"
 #include "fast/cuda_path.h"
 #include "fast/dense_row.h"
 #include "fast/moe_route_cuda.h"
+#include "fast/step_primitive.h"
 #include "zmlx/explain.h"
 
 namespace zmlx::fast {
@@ -18,7 +18,8 @@ class NormRoute : public StepPrimitive {
     MoeRoute::Options route;
     RouteCall call;
   };
-  NormRoute(mx::Stream s, Options options) : StepPrimitive(s), options_(std::move(options)) {}
+  NormRoute(mx::Stream s, KeptInputs kept, Options options)
+      : StepPrimitive(s, std::move(kept)), options_(std::move(options)) {}
 
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   const char* name() const override { return "norm_route"; }
@@ -80,7 +81,8 @@ CudaKernel NormRoute::describe(bool copied) const {
           copied};
 }
 
-void NormRoute::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void NormRoute::eval_gpu(const std::vector<mx::array>& given, std::vector<mx::array>& outputs) {
+  const auto inputs = all_inputs(given);
   const bool copied = needs_copies(inputs, inputs.size());
   KeyBuilder key;
   key.add(Operation::norm_route, stream().index, copied);
@@ -88,7 +90,7 @@ void NormRoute::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::a
   add_route(key, options_.route, options_.call);
   auto written = outputs;
   written.push_back(cuda::scratch(stream()));
-  launch_cuda(key.key(), stream(), inputs, written, [&] { return describe(copied); });
+  launch(key.key(), inputs, written, [&] { return describe(copied); });
 }
 
 }  // namespace
@@ -106,6 +108,7 @@ std::optional<NormRouteResult> norm_route(const mx::array& x, const AddNorm& nor
   inputs.reserve(8);
   append_layer(router, inputs);
   if (select_bias) inputs.push_back(*select_bias);
+  auto kept = KeptInputs::take(inputs, 1, inputs.size());
   const mx::Shape shape{1, 1, options.k};
   const std::vector<mx::Dtype> types{x.dtype(), x.dtype(), mx::uint32, options.weights_type};
   NormRoute::Options all{
@@ -114,7 +117,8 @@ std::optional<NormRouteResult> norm_route(const mx::array& x, const AddNorm& nor
       {x.dtype(), select_bias ? select_bias->dtype() : mx::float32, router.weight.shape(0),
        x.ndim()}};
   auto out = mx::array::make_arrays({x.shape(), x.shape(), shape, shape}, types,
-                                    std::make_shared<NormRoute>(s, std::move(all)), inputs);
+                                    std::make_shared<NormRoute>(s, std::move(kept), std::move(all)),
+                                    inputs);
   return NormRouteResult{out[2], out[3], out[0], out[1]};
 }
 

@@ -1,6 +1,6 @@
-#include "fast/cuda_kernel.h"
 #include "fast/cuda_path.h"
 #include "fast/dense_row.h"
+#include "fast/step_primitive.h"
 #include "zmlx/explain.h"
 
 namespace zmlx::fast {
@@ -16,7 +16,8 @@ class ShortConv : public StepPrimitive {
     RowProduct product;
     int channels, taps;
   };
-  ShortConv(mx::Stream s, Options options) : StepPrimitive(s), options_(std::move(options)) {}
+  ShortConv(mx::Stream s, KeptInputs kept, Options options)
+      : StepPrimitive(s, std::move(kept)), options_(std::move(options)) {}
 
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   const char* name() const override { return "short_conv"; }
@@ -75,12 +76,13 @@ CudaKernel ShortConv::describe(bool copied) const {
           copied};
 }
 
-void ShortConv::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+void ShortConv::eval_gpu(const std::vector<mx::array>& given, std::vector<mx::array>& outputs) {
+  const auto inputs = all_inputs(given);
   const bool copied = needs_copies(inputs, inputs.size());
   KeyBuilder key;
   key.add(Operation::short_conv, stream().index, copied, options_.channels, options_.taps);
   options_.product.add_to(key);
-  launch_cuda(key.key(), stream(), inputs, outputs, [&] { return describe(copied); });
+  launch(key.key(), inputs, outputs, [&] { return describe(copied); });
 }
 
 }  // namespace
@@ -105,10 +107,12 @@ std::optional<ShortConvResult> short_conv(const mx::array& x, const std::optiona
   }
   append_layer(in_proj, inputs);
   inputs.insert(inputs.end(), {state, taps});
+  auto kept = KeptInputs::take(inputs, 1, inputs.size());
   std::vector<mx::Shape> shapes{{1, 1, channels}, state.shape()};
   if (norm) shapes.push_back(x.shape());
-  auto out = mx::array::make_arrays(shapes, std::vector<mx::Dtype>(shapes.size(), x.dtype()),
-                                    std::make_shared<ShortConv>(s, std::move(options)), inputs);
+  auto out = mx::array::make_arrays(
+      shapes, std::vector<mx::Dtype>(shapes.size(), x.dtype()),
+      std::make_shared<ShortConv>(s, std::move(kept), std::move(options)), inputs);
   return ShortConvResult{out[0], out[1], norm ? std::optional(out[2]) : std::nullopt};
 }
 

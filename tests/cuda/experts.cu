@@ -63,12 +63,12 @@ template <class First, class Second, int Threads, int Ring>
 __device__ constexpr int rows_shared() {
   return MoeExpertsRows<Launch<First, Threads, Ring>, Launch<Second, Threads, Ring>>::kShared;
 }
-static_assert(rows_shared<WideUp, WideDown, 512, 5>() == 98432);
+static_assert(rows_shared<WideUp, WideDown, 512, 5>() == 123008);
 using Wide8 = Config<bf16, 8, 64, 2048, 1792>;
 using Back8 = Config<bf16, 8, 64, 1792, 2048>;
-static_assert(rows_shared<Wide8, Back8, 512, 5>() == 96384);
+static_assert(rows_shared<Wide8, Back8, 512, 5>() == 112768);
 using Fp = Config<bf16, 4, 32, 2880, 2880, true>;
-static_assert(rows_shared<Fp, Fp, 512, 5>() == 213184);
+static_assert(rows_shared<Fp, Fp, 512, 5>() == 230848);
 template <class First, class Second, int Threads, int Ring, int... Sizes>
 __device__ constexpr int mma_shared() {
   return MoeExpertsMma<Tokens<Launch<First, Threads, Ring>, Sizes...>,

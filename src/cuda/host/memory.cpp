@@ -24,6 +24,12 @@ class Pool {
         return buffer;
       }
     }
+    return make(device, size);
+  }
+
+  /// One that no work on the GPU knows of.
+  static Buffer* make(int device, size_t bytes) {
+    const size_t size = rounded(bytes);
     void* data = nullptr;
     // From the device's pool, because that is where MLX returns it to if it moves the buffer.
     check(api().cuMemAllocAsync(&data, size, nullptr), "cuMemAllocAsync");
@@ -58,27 +64,32 @@ Pool& pool() {
   return *pool;
 }
 
-}  // namespace
-
-void allocate(mx::array& out, const mx::Stream& stream) {
-  auto* buffer = pool().take(stream.index, stream.device.index, out.nbytes());
+void give(mx::array& out, Buffer* buffer, const mx::Stream& stream) {
   auto give_back = [index = stream.index](mx::allocator::Buffer freed) {
     pool().give_back(index, static_cast<Buffer*>(freed.ptr()));
   };
   out.set_data(mx::allocator::Data(mx::allocator::Buffer(buffer), give_back));
 }
 
-const mx::array& scratch(const mx::Stream& stream) {
+}  // namespace
+
+void allocate(mx::array& out, const mx::Stream& stream) {
+  give(out, pool().take(stream.index, stream.device.index, out.nbytes()), stream);
+}
+
+mx::array scratch(const mx::Stream& stream, size_t bytes) {
   static auto* arrays = new std::map<int, mx::array>;  // leaked, as the pool is
   static auto* mutex = new std::mutex;
   std::lock_guard lock(*mutex);
-  if (auto found = arrays->find(stream.index); found != arrays->end()) return found->second;
-  mx::array zeros({kScratchBytes / 4}, mx::uint32, nullptr, {});
-  allocate(zeros, stream);
+  const auto words = static_cast<int>(kScratchCounters + (bytes + 3) / 4);
+  const auto found = arrays->find(stream.index);
+  if (found != arrays->end() && found->second.shape(0) >= words) return found->second;
+  mx::array zeros({words}, mx::uint32, nullptr, {});
+  give(zeros, Pool::make(stream.device.index, zeros.nbytes()), stream);
   const auto& a = api();
-  a.cuMemsetD8(gpu_pointer(zeros), 0, kScratchBytes);
+  a.cuMemsetD8(gpu_pointer(zeros), 0, zeros.nbytes());
   check(a.cuStreamSynchronize(nullptr), "cuStreamSynchronize");
-  return arrays->emplace(stream.index, zeros).first->second;
+  return arrays->insert_or_assign(stream.index, zeros).first->second;
 }
 
 }  // namespace zmlx::cuda

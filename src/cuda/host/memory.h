@@ -16,10 +16,11 @@ namespace zmlx::cuda {
 /// GPU has used it; like MLX's own it is then only written by work that comes later on the stream.
 void allocate(mx::array& out, const mx::Stream& stream);
 
-/// An array of zeros on a stream's GPU, for what kernels leave there for one another; kept for
-/// ever. Kernels that use them have to name the array as one that they write, which puts them in
-/// order.
-const mx::array& scratch(const mx::Stream& stream);
-inline constexpr int kScratchBytes = 4096;
+/// Words of 32 bits on a stream's GPU for what kernels leave there for one another; kept until a
+/// kernel needs more. The first `kScratchCounters` are zero at first and zero again after each
+/// kernel; `bytes` bytes follow, of which each kernel finds what the one before it left. Kernels
+/// that use them have to name the array as one that they write, which puts them in order.
+mx::array scratch(const mx::Stream& stream, size_t bytes = 0);
+inline constexpr int kScratchCounters = 1024;
 
 }  // namespace zmlx::cuda
