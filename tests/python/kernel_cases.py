@@ -81,6 +81,8 @@ def strided_pairs():
     yield "every second row", long[::2], long[1::2, :]
     yield "a number from within", long, mx.broadcast_to(long[5, 3], long.shape)
     yield "columns and rows", long[:, :8], long[:, 16:]
+    yield "a few from an odd offset", x.reshape(-1)[3:], x.reshape(-1)[:-3]
+    yield "rows from an odd offset", x[:, :, 1:37], x[:, :, 4:]
     yield "rows of odd length", x[:, :, :39], x[:, :1, 1:]
     wide = normal((5, 6, 7, 4, 16), mx.bfloat16, 4)
     turned = wide.transpose(2, 0, 1, 3, 4)
