@@ -126,18 +126,19 @@ class ElementwiseDefinition : public Definition {
     return elementwise_source(kernel_->gradient(all_inputs())->formula(), backend, storage, size);
   }
 
-  std::string source(bool cuda, const std::vector<mx::array>& arrays,
-                     const std::string& of) const override {
-    const auto prepared = prepare(arrays, of);
-    return launched_text(launch_of(*prepared.kernel, prepared.inputs, prepared.outputs, cuda),
-                         prepared.outputs, cuda);
-  }
-
-  MetalLaunch metal_launch(const std::vector<mx::array>& arrays,
-                           const std::string& of) const override {
-    const auto prepared = prepare(arrays, of);
-    return described(launch_of(*prepared.kernel, prepared.inputs, prepared.outputs, false),
-                     prepared.outputs);
+  ArrayLaunch launch_for(const std::vector<mx::array>& arrays, const std::string& of,
+                         bool cuda) const override {
+    const auto kernel = of == "value" ? kernel_
+                        : of == "vjp" ? kernel_->gradient(all_inputs())
+                                      : kernel_->tangent(all_inputs());
+    check_count(arrays, kernel->formula().names.size());
+    auto read = read_by(*kernel, arrays, mx::to_stream(mx::Device::cpu));
+    mx::eval(read);
+    // A derivative by inputs has their types; the result's is what they promote to.
+    std::vector<mx::Dtype> types;
+    for (size_t i = 0; i < inputs().size(); ++i) types.push_back(written_type(arrays[i].dtype()));
+    if (of != "vjp") types = {written_type(result_type_of(arrays))};
+    return {launch_of(*kernel, read, types, cuda), std::move(types)};
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
@@ -163,26 +164,6 @@ class ElementwiseDefinition : public Definition {
   }
 
  private:
-  /// A kernel with its arguments as `Primitive::eval_gpu` gets them.
-  struct Prepared {
-    ElementwiseKernel::Ptr kernel;
-    std::vector<mx::array> inputs;
-    std::vector<mx::Dtype> outputs;
-  };
-  Prepared prepare(const std::vector<mx::array>& arrays, const std::string& of) const {
-    const auto kernel = of == "value" ? kernel_
-                        : of == "vjp" ? kernel_->gradient(all_inputs())
-                                      : kernel_->tangent(all_inputs());
-    check_count(arrays, kernel->formula().names.size());
-    auto read = read_by(*kernel, arrays, mx::to_stream(mx::Device::cpu));
-    mx::eval(read);
-    // A derivative by inputs has their types; the result's is what they promote to.
-    std::vector<mx::Dtype> types;
-    for (size_t i = 0; i < inputs().size(); ++i) types.push_back(written_type(arrays[i].dtype()));
-    if (of != "vjp") types = {written_type(result_type_of(arrays))};
-    return {kernel, std::move(read), std::move(types)};
-  }
-
   void check_count(const std::vector<mx::array>& arrays, size_t wanted) const {
     if (arrays.size() == wanted) return;
     throw std::invalid_argument("[" + name() + "] takes " + std::to_string(wanted) +
@@ -264,13 +245,17 @@ std::string Kernel::source(const std::string& backend, const std::vector<mx::arr
   if (backend != "cuda" && backend != "metal") {
     throw std::invalid_argument("[source] backends are 'metal' and 'cuda', not '" + backend + "'.");
   }
-  return definition_->source(backend == "cuda", inputs, of);
+  const bool cuda = backend == "cuda";
+  const auto launch = definition_->launch_for(inputs, of, cuda);
+  if (cuda) return kernel::cuda_text(launch);
+  const auto metal = kernel::described(launch);
+  return metal.header + metal.text;
 }
 
 MetalLaunch Kernel::metal_launch(const std::vector<mx::array>& inputs,
                                  const std::string& of) const {
   check_part("metal_launch", of);
-  return definition_->metal_launch(inputs, of);
+  return kernel::described(definition_->launch_for(inputs, of, false));
 }
 
 std::string Kernel::explain() const { return definition_->explain(); }

@@ -151,18 +151,14 @@ std::vector<int> metal_numbers(const FormulaLaunch& launch) {
   return values;
 }
 
-std::string launched_text(const FormulaLaunch& launch, const std::vector<mx::Dtype>& outputs,
-                          bool cuda) {
-  if (!cuda) {
-    const auto metal = described(launch, outputs);
-    return metal.header + metal.text;
-  }
+std::string cuda_text(const ArrayLaunch& given) {
   std::vector<mx::Dtype> inputs;
-  for (const auto& in : launch.inputs) inputs.push_back(in.dtype());
-  return fast::cuda_kernel_text(cuda_kernel_of(launch), inputs, outputs);
+  for (const auto& in : given.launch.inputs) inputs.push_back(in.dtype());
+  return fast::cuda_kernel_text(cuda_kernel_of(given.launch), inputs, given.outputs);
 }
 
-MetalLaunch described(const FormulaLaunch& launch, const std::vector<mx::Dtype>& outputs) {
+MetalLaunch described(const ArrayLaunch& given) {
+  const auto& [launch, outputs] = given;
   std::vector<mx::Dtype> inputs;
   for (const auto& in : launch.inputs) inputs.push_back(in.dtype());
   inputs.push_back(mx::int32);

@@ -32,15 +32,19 @@ FormulaLaunch launch_of(const ElementwiseKernel& kernel, const std::vector<mx::a
 FormulaLaunch launch_of(const RowKernel& kernel, const std::vector<mx::array>& inputs,
                         const std::vector<mx::Dtype>& outputs, bool cuda);
 
-/// The whole text for the arrays.
-std::string launched_text(const FormulaLaunch& launch, const std::vector<mx::Dtype>& outputs,
-                          bool cuda);
-
 fast::CudaKernel cuda_kernel_of(const FormulaLaunch& launch);
 
 /// Takes, behind the inputs, an array of the numbers.
 fast::MetalKernel metal_kernel_of(const FormulaLaunch& launch);
 std::vector<int> metal_numbers(const FormulaLaunch& launch);
-MetalLaunch described(const FormulaLaunch& launch, const std::vector<mx::Dtype>& outputs);
+
+/// A launch with the types of its results, for people and tests.
+struct ArrayLaunch {
+  FormulaLaunch launch;
+  std::vector<mx::Dtype> outputs;
+};
+MetalLaunch described(const ArrayLaunch& launch);
+/// The whole text.
+std::string cuda_text(const ArrayLaunch& launch);
 
 }  // namespace zmlx::kernel

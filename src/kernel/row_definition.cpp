@@ -130,18 +130,23 @@ class RowDefinition : public Definition {
                        shape.empty() ? 1 : shape.back(), kernel->threadgroup());
   }
 
-  std::string source(bool cuda, const std::vector<mx::array>& arrays,
-                     const std::string& of) const override {
-    const auto prepared = prepare(arrays, of);
-    return launched_text(launch_of(*prepared.kernel, prepared.inputs, prepared.outputs, cuda),
-                         prepared.outputs, cuda);
-  }
-
-  MetalLaunch metal_launch(const std::vector<mx::array>& arrays,
-                           const std::string& of) const override {
-    const auto prepared = prepare(arrays, of);
-    return described(launch_of(*prepared.kernel, prepared.inputs, prepared.outputs, false),
-                     prepared.outputs);
+  ArrayLaunch launch_for(const std::vector<mx::array>& arrays, const std::string& of,
+                         bool cuda) const override {
+    const auto kernel = of == "value" ? kernel_
+                        : of == "vjp" ? kernel_->gradient({0})
+                                      : kernel_->tangent({0});
+    const auto& formula = kernel->formula();
+    if (arrays.size() != formula.names.size()) {
+      throw std::invalid_argument("[" + name() + "] takes " + std::to_string(formula.names.size()) +
+                                  " arrays, not " + std::to_string(arrays.size()) + ".");
+    }
+    std::vector<mx::array> read;
+    for (size_t n = 0; n < arrays.size(); ++n) {
+      read.push_back(readable(arrays[n], formula.types[n], name(), mx::to_stream(mx::Device::cpu)));
+    }
+    mx::eval(read);
+    const std::vector<mx::Dtype> types(formula.outputs.size(), written_type(arrays[0].dtype()));
+    return {launch_of(*kernel, read, types, cuda), types};
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
@@ -156,30 +161,6 @@ class RowDefinition : public Definition {
   }
 
  private:
-  /// A kernel with its arguments as `Primitive::eval_gpu` gets them.
-  struct Prepared {
-    RowKernel::Ptr kernel;
-    std::vector<mx::array> inputs;
-    std::vector<mx::Dtype> outputs;
-  };
-  Prepared prepare(const std::vector<mx::array>& arrays, const std::string& of) const {
-    const auto kernel = of == "value" ? kernel_
-                        : of == "vjp" ? kernel_->gradient({0})
-                                      : kernel_->tangent({0});
-    const auto& formula = kernel->formula();
-    if (arrays.size() != formula.names.size()) {
-      throw std::invalid_argument("[" + name() + "] takes " + std::to_string(formula.names.size()) +
-                                  " arrays, not " + std::to_string(arrays.size()) + ".");
-    }
-    std::vector<mx::array> read;
-    for (size_t n = 0; n < arrays.size(); ++n) {
-      read.push_back(readable(arrays[n], formula.types[n], name(), mx::to_stream(mx::Device::cpu)));
-    }
-    mx::eval(read);
-    return {kernel, std::move(read),
-            std::vector<mx::Dtype>(formula.outputs.size(), written_type(arrays[0].dtype()))};
-  }
-
   static void describe(std::ostream& out, const std::string& name, const RowFormula& formula,
                        int threadgroup) {
     const auto names = formula.variable_names();
