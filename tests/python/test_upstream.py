@@ -8,16 +8,13 @@ import sys
 from itertools import permutations
 from pathlib import Path
 
-import mlx.core as mx
 import mlx_tree
 import pytest
-from zmlx import fast
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "upstream"))
 
 import apply  # noqa: E402
-import equality  # noqa: E402
 import evidence  # noqa: E402
 from landing import cpp, places, rewrite  # noqa: E402
 from landing.change import PRIMITIVES  # noqa: E402
@@ -249,24 +246,6 @@ def test_evidence_of_nothing(tmp_path, capsys):
     assert "rope is no primitive" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text("{}")
     assert evidence.main(["--capsules", str(tmp_path)]) == 1
-
-
-# -- equality --------------------------------------------------------------------------------------
-
-
-def test_equality_of_the_library_with_itself(monkeypatch, capsys):
-    monkeypatch.setattr(equality, "FORMS", [("affine", 4, 64), ("nvfp4", 4, 16)])
-    cases = equality.Cases(mx, "cpu")
-    names = {call[0] for call in cases.calls}
-    assert names == {"gather_qmm_swiglu", "gather_qmm_combine", "add_rms_norm"}
-    ours, theirs = (equality.compute(mx, fast, cases.arrays, cases.calls) for _ in range(2))
-    equal = [mx.array_equal(a, b).item() for a, b in zip(ours, theirs, strict=True)]
-    assert all(equal)
-    assert equality.report(cases.calls, equal) == 0
-    assert f"0 of {len(cases.calls)} calls differ" in capsys.readouterr().out
-    equal[-1] = False  # an output of the last norm
-    assert equality.report(cases.calls, equal) == 1
-    assert "DIFFERENT: add_rms_norm" in capsys.readouterr().out
 
 
 # -- the parts -------------------------------------------------------------------------------------
