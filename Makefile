@@ -16,7 +16,7 @@ help:
 	@echo "make bench   the benchmarks behind the README's tables (tens of minutes; needs a quiet machine)"
 	@echo "make lint    clang-format and ruff, checking only (make format applies them)"
 	@echo "make asan    C++ tests under address and undefined-behaviour sanitizers (some five minutes)"
-	@echo "make fuzz    the parser of kernel expressions under libFuzzer, 25 seconds (needs clang)"
+	@echo "make fuzz    the parser of kernel expressions under libFuzzer, a minute (needs clang)"
 	@echo "make wheel   a wheel in dist/, installed into a fresh environment and tried"
 	@echo "make evidence  unit tests, bit identity, a long validation and the layer benchmark, on a GPU if there is one"
 	@echo "make macos   the macOS wheel in dist/macos/, cross-built on Linux and checked (docs/macos.md)"

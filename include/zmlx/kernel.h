@@ -17,9 +17,9 @@
 ///     auto mish = zmlx::elementwise("x * tanh(log(1 + exp(x)))");
 ///     mx::array y = mish(x);
 ///
-/// Formulas are of float32 numbers whatever the arrays hold: each result is rounded once. Kernels
-/// are lazy like all of MLX, and work under its vjp, jvp, vmap and compile. docs/kernels.md has the
-/// language.
+/// Formulas are of float32 numbers whatever the arrays hold, unless they say otherwise: each result
+/// is rounded once. Kernels are lazy like all of MLX, and work under its vjp, jvp, vmap and
+/// compile. docs/kernels.md has the language.
 namespace zmlx {
 
 namespace mx = mlx::core;
@@ -63,13 +63,18 @@ class ZMLX_API Kernel {
   /// @throws std::invalid_argument if there is no such backend.
   std::string source(const std::string& backend, mx::Dtype type = mx::float32,
                      const std::string& of = "value", const mx::Shape& shape = {4096, 4096}) const;
+  /// The same for these arrays: it depends on their types, sizes and gaps. Needs no GPU.
+  /// @param inputs, of  as in `metal_launch`.
+  std::string source(const std::string& backend, const std::vector<mx::array>& inputs,
+                     const std::string& of = "value") const;
   /// What would run for these arrays on Metal, but for the text that MLX puts before every kernel.
   /// Needs no GPU.
   /// @param of  "value", or a derivative by all inputs: "vjp", whose further inputs are the result
   /// if a given derivative uses it and the cotangent; "jvp", with a tangent for each input.
   MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
                            const std::string& of = "value") const;
-  /// The formula after simplification, its derivatives, and how the CPU runs it, for people.
+  /// The formula after simplification, its derivatives, and how the CPU and GPUs run it, for
+  /// people.
   std::string explain() const;
 
   /// Measures how the default device runs the kernel best on arrays like these (CPU: chunks,
@@ -92,8 +97,8 @@ struct ElementwiseOptions {
   /// inputs, and with `use_output` of the result `y`.
   std::vector<std::string> grad_expr;
   bool use_output = true;
-  /// What `T` means in the formula, and the type of inputs in it: float32 (the default, also for
-  /// float16 and bfloat16, which are computed in float32), int32 or uint32.
+  /// What `T` means in the formula, and the type of inputs in it: float32 (the default, whatever
+  /// arrays hold), float16, bfloat16 (every operation's result is rounded), int32 or uint32.
   std::optional<mx::Dtype> compute_dtype;
 };
 

@@ -72,15 +72,19 @@ void init_kernel(nb::module_& m) {
       .def(
           "source",
           [](const zmlx::Kernel& kernel, const std::string& backend, mx::Dtype type,
-             const std::string& of, const std::vector<int>& shape) {
+             const std::string& of, const std::vector<int>& shape,
+             const std::optional<std::vector<mx::array>>& arrays) {
+            if (arrays) return kernel.source(backend, *arrays, of);
             return kernel.source(backend, type, of, mx::Shape(shape.begin(), shape.end()));
           },
           "backend"_a, "dtype"_a = mx::float32, "of"_a = "value",
-          "shape"_a = std::vector<int>{4096, 4096},
+          "shape"_a = std::vector<int>{4096, 4096}, nb::kw_only(), "arrays"_a = nb::none(),
           nb::sig("def source(self, backend: str, dtype: mlx.core.Dtype = mlx.core.float32, of: "
-                  "str = 'value', shape: Sequence[int] = (4096, 4096)) -> str"),
+                  "str = 'value', shape: Sequence[int] = (4096, 4096), *, arrays: "
+                  "Sequence[mlx.core.array] | None = None) -> str"),
           "The code for 'metal' or 'cuda' of the kernel, or with of='vjp' of its derivative, for "
-          "inputs of a type and shape.")
+          "inputs of a type and shape; or for the very arrays, with what follows them in a "
+          "derivative (see metal_launch): it depends on their gaps too.")
       .def(
           "metal_launch",
           [](const zmlx::Kernel& kernel, const nb::args& args, const std::string& of) {
@@ -115,7 +119,7 @@ void init_kernel(nb::module_& m) {
           "now "
           "on. The choice is kept on disk; see zmlx.autotune.")
       .def("explain", &zmlx::Kernel::explain,
-           "The formula after simplification, its derivatives and how the CPU runs it, as text.")
+           "The formula after simplification, its derivatives and how backends run it, as text.")
       .def("__repr__", [](const zmlx::Kernel& kernel) {
         std::string text = "<kernel " + kernel.name() + "(";
         for (size_t i = 0; i < kernel.inputs().size(); ++i) {

@@ -52,8 +52,9 @@ def elementwise(
         inputs: names in the order of arguments; by default all free names, as they appear.
         grad_expr: the derivative times the cotangent ``g``, instead of the derived one; one for
             each input. Of the inputs, and with ``use_output`` of the result ``y``.
-        compute_dtype: what ``T`` means in the formula and the type of inputs in it: float32 (also
-            for float16 and bfloat16), ``mx.int32`` or ``mx.uint32``.
+        compute_dtype: what ``T`` means in the formula and the type of inputs in it: float32 (the
+            default, whatever arrays hold), ``mx.float16``, ``mx.bfloat16`` (every operation's
+            result is rounded), ``mx.int32`` or ``mx.uint32``.
         header: raw source; refused.
         use_output: whether ``grad_expr`` knows ``y``.
         grad_prelude: raw source; refused.

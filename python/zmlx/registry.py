@@ -1,18 +1,19 @@
-"""What was made of formulas in this process."""
+"""What was made of formulas, and of kernels in GPUs' own languages, in this process."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from zmlx import _ext
+from zmlx import _ext, kernel_raw
 from zmlx.table import format_table
 
 
 def entries() -> list[dict[str, Any]]:
     """A dict for each kernel: ``name``, ``kind``, ``formula``, ``definitions`` (how often it was
     asked for), ``calls``, ``compilations`` (derivatives and result types count by themselves),
-    ``define_seconds`` and ``compile_seconds``."""
-    return _ext.kernel_registry()
+    ``define_seconds`` and ``compile_seconds``. What MLX does with raw kernels it does not tell:
+    of these ``compile_seconds`` is 0."""
+    return _ext.kernel_registry() + kernel_raw.entries()
 
 
 def list_kernels() -> list[str]:
@@ -28,6 +29,7 @@ def cache_size() -> int:
 def clear_cache() -> None:
     """Forgets all kernels; those in use stay usable."""
     _ext.clear_kernel_registry()
+    kernel_raw.clear()
 
 
 def summary() -> str:

@@ -76,6 +76,8 @@ __device__ __forceinline__ float h_divide(float a, float b) {
 __device__ __forceinline__ float f_sign(float x) {
   return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x;
 }
+__device__ __forceinline__ float f_half(float x) { return to_float(round_to<f16>(x)); }
+__device__ __forceinline__ float f_bfloat(float x) { return to_float(round_to<bf16>(x)); }
 __device__ __forceinline__ int f_int(float x) { return __float2int_rz(x); }
 __device__ __forceinline__ u32 f_uint(float x) { return __float2uint_rz(x); }
 

@@ -50,7 +50,10 @@ Type stored_as(mx::Dtype written) {
 }
 
 Type compute_type(const std::optional<mx::Dtype>& dtype, const std::string& kernel) {
-  if (!dtype || mx::issubdtype(*dtype, mx::floating)) return Type::float32;
+  if (!dtype) return Type::float32;
+  if (*dtype == mx::float16) return Type::float16;
+  if (*dtype == mx::bfloat16) return Type::bfloat16;
+  if (mx::issubdtype(*dtype, mx::floating)) return Type::float32;
   if (*dtype == mx::int32) return Type::int32;
   if (*dtype == mx::uint32) return Type::uint32;
   std::ostringstream message;

@@ -36,6 +36,8 @@ class Timer {
   Clock::time_point start_ = Clock::now();
 };
 
+struct ArrayLaunch;  // kernel/gpu_kernel.h
+
 /// What is behind a zmlx::Kernel.
 class Definition {
  public:
@@ -50,9 +52,9 @@ class Definition {
   virtual std::string source(const std::string& backend, mx::Dtype type, const std::string& of,
                              const mx::Shape& shape) const = 0;
 
-  /// See `Kernel::metal_launch`.
-  virtual MetalLaunch metal_launch(const std::vector<mx::array>& inputs,
-                                   const std::string& of) const = 0;
+  /// What would run for arrays on a GPU; see `Kernel::metal_launch`.
+  virtual ArrayLaunch launch_for(const std::vector<mx::array>& inputs, const std::string& of,
+                                 bool cuda) const = 0;
 
   const std::string& kind() const { return kind_; }
   const std::string& name() const { return name_; }

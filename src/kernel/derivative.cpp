@@ -43,6 +43,9 @@ class Rule {
         return choose(a_, db_, dc_);
       case Op::cast:
         return t_.type(a_) == Type::float32 ? da_ : kZero;
+      case Op::to_float16:
+      case Op::to_bfloat16:
+        return da_;
       case Op::fused_multiply_add:
         return sum(sum(times(da_, b_), times(db_, a_)), dc_);
       case Op::power:
@@ -106,6 +109,8 @@ class Rule {
         return t_.div(number(0.5), y_);
       case Op::rsqrt:
         return t_.mul(number(-0.5), t_.div(y_, a_));
+      case Op::cbrt:
+        return t_.div(number(1.0 / 3), t_.mul(y_, y_));
       case Op::sin:
         return t_.make(Op::cos, a_);
       case Op::cos:
@@ -130,9 +135,11 @@ class Rule {
         return t_.make(Op::rsqrt, t_.mul(t_.sub(a_, number(1)), t_.add(a_, number(1))));
       case Op::atanh:
         return t_.div(number(1), one_minus_squared(a_));
-      case Op::erf: {
+      case Op::erf:
+      case Op::erfc: {
         const NodeId exponent = t_.make(Op::negate, t_.mul(a_, a_));
-        return t_.mul(t_.make(Op::exp, exponent), number(2 * std::numbers::inv_sqrtpi));
+        const double factor = (op_ == Op::erf ? 2 : -2) * std::numbers::inv_sqrtpi;
+        return t_.mul(t_.make(Op::exp, exponent), number(factor));
       }
       case Op::sigmoid:
         return t_.mul(y_, t_.sub(number(1), y_));

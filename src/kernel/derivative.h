@@ -14,8 +14,8 @@ namespace zmlx::kernel {
 /// mode its rate would be multiplied by zero, and zero times infinity is NaN.
 ///
 /// Where there is no derivative MLX's convention holds: `max(a, b)` follows a where a > b, else b;
-/// `min(a, b)` follows a where a < b, else b; `abs` and `sign` have 0 at 0; rounding and what is
-/// not float32 have none.
+/// `min(a, b)` follows a where a < b, else b; `abs` and `sign` have 0 at 0; rounding to integers
+/// and what is not float32 have none. Rounding to 16 bits is taken for the identity.
 std::vector<NodeId> derivatives(Tree& tree, const std::vector<NodeId>& roots,
                                 const std::vector<NodeId>& rates);
 

@@ -9,6 +9,7 @@
 #include "kernel/elementwise.h"
 #include "kernel/emit.h"
 #include "kernel/gpu_kernel.h"
+#include "kernel/half_types.h"
 #include "kernel/parser.h"
 #include "kernel/tile_kernels.h"
 #include "mlx/ops.h"
@@ -50,14 +51,16 @@ ElementwiseFormula read_formula(const std::string& expression, const Elementwise
   scope.compute_type = compute_type(options.compute_dtype, "elementwise");
   scope.open = options.inputs.empty();
   check_input_names(options.inputs);
-  for (const auto& name : options.inputs) scope.declare(formula.tree, name, scope.compute_type);
-  formula.roots = {parse_named(expression, formula.tree, scope, "[elementwise]")};
+  Tree written;
+  for (const auto& name : options.inputs) scope.declare(written, name, scope.compute_type);
+  const NodeId root = parse_named(expression, written, scope, "[elementwise]");
+  formula.roots = without_half_types(written, {root}, formula.tree);
   if (scope.variables.empty()) {
     throw std::invalid_argument("[elementwise] the expression '" + expression +
                                 "' has no inputs; name at least one, or give `inputs`.");
   }
   formula.names = scope.variables;
-  formula.types.assign(formula.names.size(), scope.compute_type);
+  formula.types.assign(formula.names.size(), computed_as(scope.compute_type));
   return formula;
 }
 
@@ -72,20 +75,25 @@ std::optional<UserGradient> read_gradient(const ElementwiseFormula& formula,
   }
   UserGradient gradient{{}, {}, options.use_output};
   Scope scope;
+  // A cotangent is of floats.
+  const Type type = compute_type(options.compute_dtype, "elementwise");
+  scope.compute_type = is_float(type) ? type : Type::float32;
+  Tree written;
   const auto declare = [&](const std::string& name) {
     if (scope.bound.contains(name)) {
       throw std::invalid_argument("[elementwise] with grad_expr no input can be named '" + name +
                                   "'.");
     }
-    scope.declare(gradient.tree, name, Type::float32);
+    scope.declare(written, name, scope.compute_type);
   };
   for (const auto& name : formula.names) declare(name);
   if (options.use_output) declare("y");
   declare("g");
   for (const auto& source : options.grad_expr) {
     Scope own = scope;  // what one binds the next does not see
-    const NodeId root = parse_named(source, gradient.tree, own, "[elementwise] grad_expr,");
-    gradient.roots.push_back(gradient.tree.cast(root, Type::float32));
+    const NodeId root = parse_named(source, written, own, "[elementwise] grad_expr,");
+    gradient.roots.push_back(
+        without_half_types(written, {written.cast(root, Type::float32)}, gradient.tree)[0]);
   }
   return gradient;
 }
@@ -118,8 +126,8 @@ class ElementwiseDefinition : public Definition {
     return elementwise_source(kernel_->gradient(all_inputs())->formula(), backend, storage, size);
   }
 
-  MetalLaunch metal_launch(const std::vector<mx::array>& arrays,
-                           const std::string& of) const override {
+  ArrayLaunch launch_for(const std::vector<mx::array>& arrays, const std::string& of,
+                         bool cuda) const override {
     const auto kernel = of == "value" ? kernel_
                         : of == "vjp" ? kernel_->gradient(all_inputs())
                                       : kernel_->tangent(all_inputs());
@@ -130,7 +138,7 @@ class ElementwiseDefinition : public Definition {
     std::vector<mx::Dtype> types;
     for (size_t i = 0; i < inputs().size(); ++i) types.push_back(written_type(arrays[i].dtype()));
     if (of != "vjp") types = {written_type(result_type_of(arrays))};
-    return described(launch_of(*kernel, read, types, false), types);
+    return {launch_of(*kernel, read, types, cuda), std::move(types)};
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
@@ -150,7 +158,8 @@ class ElementwiseDefinition : public Definition {
     }
     const auto& program = kernel_->program({Type::float32});
     out << "CPU: " << program.code.size() << " instructions on tiles of " << tile_kernels().tile
-        << " elements, " << program.registers << " registers\n";
+        << " elements, " << program.registers << " registers\n"
+        << launch_text(formula);
     return out.str();
   }
 
@@ -220,13 +229,33 @@ std::string Kernel::source(const std::string& backend, mx::Dtype type, const std
   return definition_->source(backend, type, of, shape);
 }
 
+namespace {
+
+void check_part(const std::string& function, const std::string& of) {
+  if (of == "value" || of == "vjp" || of == "jvp") return;
+  throw std::invalid_argument("[" + function + "] kernels are 'value', 'vjp' and 'jvp', not '" +
+                              of + "'.");
+}
+
+}  // namespace
+
+std::string Kernel::source(const std::string& backend, const std::vector<mx::array>& inputs,
+                           const std::string& of) const {
+  check_part("source", of);
+  if (backend != "cuda" && backend != "metal") {
+    throw std::invalid_argument("[source] backends are 'metal' and 'cuda', not '" + backend + "'.");
+  }
+  const bool cuda = backend == "cuda";
+  const auto launch = definition_->launch_for(inputs, of, cuda);
+  if (cuda) return kernel::cuda_text(launch);
+  const auto metal = kernel::described(launch);
+  return metal.header + metal.text;
+}
+
 MetalLaunch Kernel::metal_launch(const std::vector<mx::array>& inputs,
                                  const std::string& of) const {
-  if (of != "value" && of != "vjp" && of != "jvp") {
-    throw std::invalid_argument("[metal_launch] kernels are 'value', 'vjp' and 'jvp', not '" + of +
-                                "'.");
-  }
-  return definition_->metal_launch(inputs, of);
+  check_part("metal_launch", of);
+  return kernel::described(definition_->launch_for(inputs, of, false));
 }
 
 std::string Kernel::explain() const { return definition_->explain(); }

@@ -48,13 +48,26 @@ struct KernelText {
   std::vector<std::string> inputs, outputs;  ///< names of parameters
 };
 
+/// How elements of an input lie, seen from a vector of the result.
+enum class Reading : uint8_t {
+  whole,   ///< as those of the result
+  single,  ///< one for all
+  // Anywhere, by strides:
+  run,       ///< a vector's lie together, aligned as a vector
+  same,      ///< one for a vector
+  gathered,  ///< one by one
+};
+constexpr bool has_gaps(Reading reading) { return reading >= Reading::run; }
+
 /// What the launch decides.
 struct ElementwiseForm {
   std::vector<Storage> inputs, outputs;
-  std::vector<bool> single;  ///< inputs of one element for all
-  int width;                 ///< elements of a vector, for which memory is aligned, or 1
-  int vectors;               ///< that a thread loads before it computes
-  int threads;               ///< of a group
+  std::vector<Reading> readings;  ///< of the inputs
+  int axes;     ///< of the shape in which inputs with gaps are walked. Vectors divide the last of
+                ///< several; 0 if no input has gaps.
+  int width;    ///< elements of a vector, for which memory is aligned, or 1
+  int vectors;  ///< that a thread loads before it computes
+  int threads;  ///< of a group
 };
 struct RowForm {
   std::vector<Storage> inputs, outputs;
@@ -77,6 +90,10 @@ std::string elementwise_source(const ElementwiseFormula& formula, const std::str
                                Storage storage, int64_t size);
 std::string rows_source(const RowFormula& formula, const std::string& backend, Storage storage,
                         int64_t length, int threadgroup);
+
+/// How GPUs run a formula on (4096, 4096) float32, for people: a line each.
+std::string launch_text(const ElementwiseFormula& formula);
+std::string launch_text(const RowFormula& formula, int threadgroup);
 
 /// A formula's functions with what they call: src/metal/kernel_formula.h.
 std::string metal_header(const KernelText& text);

@@ -72,6 +72,8 @@ class Cuda : public Gpu {
       case Op::is_finite:
         return op_name(op);
       case Op::sign:
+      case Op::to_float16:
+      case Op::to_bfloat16:
         return std::string("zmlx::f_") + op_name(op);
       default:
         return std::string(op_name(op)) + "f";
@@ -159,9 +161,14 @@ class Cuda : public Gpu {
   const bool brief_;
 };
 
-/// Whether results are rounded to 16 bits, so that the last digits do not matter.
-const Gpu& cuda_gpu(const std::vector<Storage>& outputs) {
+/// Whether results are rounded to 16 bits, so that the last digits do not matter. Where a formula
+/// itself rounds they do: other backends round the same digits.
+const Gpu& cuda_gpu(const Tree& tree, const std::vector<Storage>& outputs) {
   static const Cuda exact(false), brief(true);
+  for (size_t id = 0; id < tree.size(); ++id) {
+    const Op op = tree[static_cast<NodeId>(id)].op;
+    if (op == Op::to_float16 || op == Op::to_bfloat16) return exact;
+  }
   const bool halves = std::all_of(outputs.begin(), outputs.end(), [](Storage storage) {
     return storage == Storage::f16 || storage == Storage::bf16;
   });
@@ -171,10 +178,10 @@ const Gpu& cuda_gpu(const std::vector<Storage>& outputs) {
 }  // namespace
 
 KernelText cuda_elementwise(const ElementwiseFormula& formula, const ElementwiseForm& form) {
-  return elementwise_text(formula, form, cuda_gpu(form.outputs));
+  return elementwise_text(formula, form, cuda_gpu(formula.tree, form.outputs));
 }
 KernelText cuda_rows(const RowFormula& formula, const RowForm& form) {
-  return rows_text(formula, form, cuda_gpu(form.outputs));
+  return rows_text(formula, form, cuda_gpu(formula.tree, form.outputs));
 }
 
 }  // namespace zmlx::kernel

@@ -1,5 +1,7 @@
 // Elementwise kernels for GPUs, in whatever language.
 
+#include <algorithm>
+
 #include "kernel/emit_body.h"
 
 namespace zmlx::kernel {
@@ -25,35 +27,34 @@ class ElementwiseText {
   /// the last group also what is no whole vector.
   KernelText run() {
     auto& body = text_.body;
-    const auto threads = std::to_string(form_.threads), tile = std::to_string(form_.vectors);
-    const auto width = std::to_string(form_.width);
+    const auto threads = text_of(form_.threads), tile = text_of(form_.vectors);
+    const auto width = text_of(form_.width);
     body += "const int whole = size / " + width + ";\n";
-    body += "const int first = " + gpu.group() + " * " +
-            std::to_string(form_.threads * form_.vectors) + " + " + gpu.thread() + ";\n";
+    body += "const int first = " + gpu.group() + " * " + text_of(form_.threads * form_.vectors) +
+            " + " + gpu.thread() + ";\n";
+    if (form_.axes > 1) {
+      body += "const int per = n" + text_of(form_.axes - 1) + " / " + width + ";\n";
+    }
     const auto loop = gpu.unroll() + "for (int u = 0; u < " + tile +
-                      "; ++u) {\n  const int i = " + "first + u * " + threads + ";\n";
+                      "; ++u) {\n  const int i = " + "first + u * " + threads +
+                      ";\n  if (i < whole) {\n";
     for (size_t i = 0; i < form_.inputs.size(); ++i) {
-      if (!form_.single[i]) {
-        body += gpu.vector(form_.inputs[i], form_.width) + " v" + std::to_string(i) + "[" + tile +
-                "];\n";
-      }
+      if (form_.readings[i] == Reading::single) continue;
+      body +=
+          gpu.vector(form_.inputs[i], loaded_width(i)) + " v" + text_of(i) + "[" + tile + "];\n";
     }
     body += loop;
-    for (size_t i = 0; i < form_.inputs.size(); ++i) {
-      if (form_.single[i]) continue;
-      body += "  if (i < whole) v" + std::to_string(i) +
-              "[u] = " + gpu.vector_at(form_.inputs[i], form_.width, text_.inputs[i], "i", true) +
-              ";\n";
-    }
-    body += "}\n" + loop + "  if (i < whole) {\n";
+    load();
+    body += "  }\n}\n" + loop;
     vector();
     body += "  }\n}\n";
-    if (form_.width > 1) {
+    // Vectors that divide an axis leave nothing.
+    if (form_.width > 1 && form_.axes < 2) {
       body += "if (" + gpu.group() + " == " + gpu.groups() + " - 1 && " + gpu.thread() +
               " < size % " + width + ") {\n  const int i = whole * " + width + " + " +
               gpu.thread() + ";\n";
       body += element(
-          "  ", [&](size_t i) { return text_.inputs[i] + "[i]"; },
+          "  ", [&](size_t i) { return place(i, "i"); },
           [&](size_t o) { return text_.outputs[o] + "[i]"; });
       body += "}\n";
     }
@@ -61,6 +62,89 @@ class ElementwiseText {
   }
 
  private:
+  static std::string text_of(size_t number) { return std::to_string(number); }
+
+  int loaded_width(size_t i) const { return form_.readings[i] == Reading::same ? 1 : form_.width; }
+
+  /// Where an input with gaps has the element of coordinates c<axis>; the last is for the caller to
+  /// add unless vectors start there.
+  std::string offset(size_t i) const {
+    std::string sum = "o" + text_of(i);
+    for (int axis = 0; axis < form_.axes; ++axis) {
+      const auto coordinate = "c" + text_of(axis);
+      if (axis + 1 == form_.axes && form_.readings[i] == Reading::same) break;
+      sum += " + " + coordinate;
+      if (axis + 1 == form_.axes && form_.readings[i] == Reading::run) break;
+      sum += " * s" + text_of(i) + "_" + text_of(axis);
+    }
+    return sum;
+  }
+
+  /// An input's element of an index, where there is one axis at most.
+  std::string place(size_t i, const std::string& index) const {
+    const auto number = text_of(i);
+    switch (form_.readings[i]) {
+      case Reading::run:
+        return text_.inputs[i] + "[o" + number + " + " + index + "]";
+      case Reading::same:
+        return text_.inputs[i] + "[o" + number + "]";
+      case Reading::gathered:
+        return text_.inputs[i] + "[o" + number + " + " + index + " * s" + number + "_0]";
+      default:
+        return text_.inputs[i] + "[" + index + "]";
+    }
+  }
+
+  /// Coordinates of the first element of vector i, as far as they are needed.
+  std::string coordinates() const {
+    if (form_.axes == 0) return "";
+    const auto last = "    const int c" + text_of(form_.axes - 1) + " = ";
+    const auto width = text_of(form_.width);
+    const bool moves = std::any_of(
+        form_.readings.begin(), form_.readings.end(),
+        [](Reading reading) { return reading == Reading::run || reading == Reading::gathered; });
+    if (form_.axes == 1) return moves ? last + "i * " + width + ";\n" : "";
+    std::string text = "    int rest = i / per;\n";
+    if (moves) text += last + "(i - rest * per) * " + width + ";\n";
+    for (int axis = form_.axes - 2; axis > 0; --axis) {
+      const auto length = "n" + text_of(axis);
+      text += "    const int c" + text_of(axis) + " = rest % " + length +
+              ";\n    rest /= " + length + ";\n";
+    }
+    return text + "    const int c0 = rest;\n";
+  }
+
+  /// Statements that load vector i of all as number u of this thread.
+  void load() {
+    auto& body = text_.body;
+    body += coordinates();
+    for (size_t i = 0; i < form_.inputs.size(); ++i) {
+      const auto reading = form_.readings[i];
+      if (reading == Reading::single) continue;
+      const auto number = text_of(i), to = "v" + number + "[u]";
+      if (reading == Reading::gathered) {
+        const auto last = "s" + number + "_" + text_of(form_.axes - 1);
+        body += "    const int at" + number + " = " + offset(i) + ";\n";
+        if (form_.width == 1) {
+          body += "    " + to + " = " + text_.inputs[i] + "[at" + number + "];\n";
+        } else {
+          body += gpu.unroll() + "    for (int j = 0; j < " + text_of(form_.width) + "; ++j) {\n" +
+                  "      " + gpu.lane(form_.width, to, "j") + " = " + text_.inputs[i] + "[at" +
+                  number + " + j * " + last + "];\n    }\n";
+        }
+        continue;
+      }
+      const auto pointer = reading == Reading::run && form_.width > 1
+                               ? text_.inputs[i] + " + " + offset(i)
+                               : text_.inputs[i];
+      const auto index = reading == Reading::whole                    ? std::string("i")
+                         : reading == Reading::run && form_.width > 1 ? std::string("0")
+                                                                      : offset(i);
+      body += "    " + to + " = " +
+              gpu.vector_at(form_.inputs[i], loaded_width(i), pointer, index, true) + ";\n";
+    }
+  }
+
   /// Statements for vector u of this thread, number i of all.
   void vector() {
     auto& body = text_.body;
@@ -73,7 +157,7 @@ class ElementwiseText {
     }
     body += element(
         "      ",
-        [&](size_t i) { return gpu.lane(form_.width, "v" + std::to_string(i) + "[u]", "j"); },
+        [&](size_t i) { return gpu.lane(loaded_width(i), "v" + text_of(i) + "[u]", "j"); },
         [&](size_t o) { return gpu.lane(form_.width, "w" + std::to_string(o), "j"); });
     if (form_.width > 1) body += "    }\n";
     for (size_t o = 0; o < form_.outputs.size(); ++o) {
@@ -87,7 +171,7 @@ class ElementwiseText {
   std::string element(const std::string& indent, const At& at, const To& to) const {
     std::string text, arguments;
     for (size_t i = 0; i < form_.inputs.size(); ++i) {
-      const auto place = form_.single[i] ? text_.inputs[i] + "[0]" : at(i);
+      const auto place = form_.readings[i] == Reading::single ? text_.inputs[i] + "[0]" : at(i);
       arguments += (i ? ", " : "") + gpu.loaded(form_.inputs[i], f_.types[i], place);
     }
     for (size_t o = 0; o < form_.outputs.size(); ++o) {

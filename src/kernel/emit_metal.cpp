@@ -57,10 +57,14 @@ class Metal : public Gpu {
         return "metal::precise::fmod";
       case Op::expm1:
       case Op::log1p:
+      case Op::cbrt:
       case Op::erf:
+      case Op::erfc:
       case Op::sigmoid:
       case Op::softplus:
       case Op::sign:
+      case Op::to_float16:
+      case Op::to_bfloat16:
         return std::string("f_") + op_name(op);
       case Op::is_nan:
       case Op::is_inf:

@@ -21,17 +21,20 @@ struct OpInfo {
 
 /// In the order of Op.
 constexpr OpInfo kInfo[] = {
-    {"constant", 0}, {"variable", 0}, {"+", 2},        {"-", 2},     {"*", 2},     {"/", 2},
-    {"%", 2},        {"-", 1},        {"min", 2},      {"max", 2},   {"abs", 1},   {"&", 2},
-    {"|", 2},        {"^", 2},        {"~", 1},        {"<<", 2},    {">>", 2},    {"==", 2},
-    {"!=", 2},       {"<", 2},        {"<=", 2},       {"&&", 2},    {"||", 2},    {"!", 1},
-    {"isnan", 1},    {"isinf", 1},    {"isfinite", 1}, {"?", 3},     {"cast", 1},  {"fma", 3},
-    {"pow", 2},      {"atan2", 2},    {"copysign", 2}, {"exp", 1},   {"exp2", 1},  {"expm1", 1},
-    {"log", 1},      {"log2", 1},     {"log10", 1},    {"log1p", 1}, {"sqrt", 1},  {"rsqrt", 1},
-    {"sin", 1},      {"cos", 1},      {"tan", 1},      {"asin", 1},  {"acos", 1},  {"atan", 1},
-    {"sinh", 1},     {"cosh", 1},     {"tanh", 1},     {"asinh", 1}, {"acosh", 1}, {"atanh", 1},
-    {"erf", 1},      {"sigmoid", 1},  {"softplus", 1}, {"floor", 1}, {"ceil", 1},  {"trunc", 1},
-    {"round", 1},    {"rint", 1},     {"sign", 1},
+    {"constant", 0}, {"variable", 0}, {"+", 2},        {"-", 2},        {"*", 2},
+    {"/", 2},        {"%", 2},        {"-", 1},        {"min", 2},      {"max", 2},
+    {"abs", 1},      {"&", 2},        {"|", 2},        {"^", 2},        {"~", 1},
+    {"<<", 2},       {">>", 2},       {"==", 2},       {"!=", 2},       {"<", 2},
+    {"<=", 2},       {"&&", 2},       {"||", 2},       {"!", 1},        {"isnan", 1},
+    {"isinf", 1},    {"isfinite", 1}, {"?", 3},        {"cast", 1},     {"fma", 3},
+    {"pow", 2},      {"atan2", 2},    {"copysign", 2}, {"exp", 1},      {"exp2", 1},
+    {"expm1", 1},    {"log", 1},      {"log2", 1},     {"log10", 1},    {"log1p", 1},
+    {"sqrt", 1},     {"rsqrt", 1},    {"cbrt", 1},     {"sin", 1},      {"cos", 1},
+    {"tan", 1},      {"asin", 1},     {"acos", 1},     {"atan", 1},     {"sinh", 1},
+    {"cosh", 1},     {"tanh", 1},     {"asinh", 1},    {"acosh", 1},    {"atanh", 1},
+    {"erf", 1},      {"erfc", 1},     {"sigmoid", 1},  {"softplus", 1}, {"floor", 1},
+    {"ceil", 1},     {"trunc", 1},    {"round", 1},    {"rint", 1},     {"sign", 1},
+    {"half", 1},     {"bfloat", 1},
 };
 static_assert(std::size(kInfo) == kOps);
 
@@ -43,7 +46,7 @@ bool is_infix(Op op) {
 }  // namespace
 
 const char* type_name(Type type) {
-  constexpr const char* kNames[] = {"bool", "int", "uint", "float"};
+  constexpr const char* kNames[] = {"bool", "int", "uint", "float", "half", "bfloat"};
   return kNames[static_cast<int>(type)];
 }
 
@@ -93,14 +96,37 @@ NodeId Tree::make(Op op, NodeId a, NodeId b, NodeId c) {
 
 NodeId Tree::cast(NodeId a, Type type) { return simplify(*this, {Op::cast, type, {a, -1, -1}, 0}); }
 
-Type common_type(Type a, Type b) { return std::max({a, b, Type::int32}); }
+Type common_type(Type a, Type b) {
+  if (a != b && is_float(a) && is_float(b)) return Type::float32;
+  return std::max({a, b, Type::int32});
+}
 
 Type result_type(Op op, Type argument) {
   return op >= Op::equal && op <= Op::is_finite ? Type::boolean : argument;
 }
 
+namespace {
+
+/// The nearest number of so many binary digits, halves to even.
+double rounded(double value, int digits, int least_exponent, double largest) {
+  if (value == 0 || !std::isfinite(value)) return value;
+  int exponent;
+  std::frexp(value, &exponent);
+  const int unit = std::max(exponent - digits, least_exponent);
+  const double result = std::ldexp(std::nearbyint(std::ldexp(value, -unit)), unit);
+  if (std::abs(result) <= largest) return result;
+  return std::copysign(std::numeric_limits<double>::infinity(), value);
+}
+
+}  // namespace
+
 double as_type(double value, Type type) {
-  if (type == Type::float32) return static_cast<float>(value);
+  if (is_float(type)) {
+    // 16-bit numbers come of float32 ones, at run time too.
+    const double single = static_cast<float>(value);
+    if (type == Type::float16) return rounded(single, 11, -24, 65504);
+    return type == Type::bfloat16 ? rounded(single, 8, -133, 0x1.FEp127) : single;
+  }
   if (type == Type::boolean) return value != 0;
   // Wraps around; values come from 32-bit operations, so they fit into 64 bits.
   const auto wide = std::isfinite(value) ? static_cast<int64_t>(std::trunc(value)) : 0;

@@ -13,10 +13,13 @@
 /// computed once (common subexpressions), and equal expressions have equal ids.
 namespace zmlx::kernel {
 
-/// int32 and uint32 wrap around; float32 is what `T` is by default.
-enum class Type : uint8_t { boolean, int32, uint32, float32 };
+/// int32 and uint32 wrap around; float32 is what `T` is by default. Formulas are written in all
+/// types; the 16-bit ones are gone when a formula is differentiated or computed (half_types.h).
+enum class Type : uint8_t { boolean, int32, uint32, float32, float16, bfloat16 };
 
 const char* type_name(Type type);
+constexpr bool is_float(Type type) { return type >= Type::float32; }
+constexpr bool is_half(Type type) { return type > Type::float32; }
 
 enum class Op : uint8_t {
   constant,
@@ -52,7 +55,7 @@ enum class Op : uint8_t {
   // Any type.
   select,  ///< (condition, if true, if false)
   cast,    ///< float32 to integers: towards zero, ends kept, NaN is zero
-  // float32.
+  // Floats.
   fused_multiply_add,
   power,
   atan2,
@@ -66,6 +69,7 @@ enum class Op : uint8_t {
   log1p,
   sqrt,
   rsqrt,
+  cbrt,
   sin,
   cos,
   tan,
@@ -79,6 +83,7 @@ enum class Op : uint8_t {
   acosh,
   atanh,
   erf,
+  erfc,      ///< 1 - erf(x)
   sigmoid,   ///< 1 / (1 + exp(-x))
   softplus,  ///< log(1 + exp(x))
   floor,
@@ -87,8 +92,11 @@ enum class Op : uint8_t {
   round,  ///< halves away from zero
   rint,   ///< halves to even
   sign,   ///< -1, 0 or 1
+  // float32.
+  to_float16,   ///< rounded to what float16 has, halves to even
+  to_bfloat16,  ///< the same for bfloat16
 };
-constexpr size_t kOps = static_cast<size_t>(Op::sign) + 1;
+constexpr size_t kOps = static_cast<size_t>(Op::to_bfloat16) + 1;
 
 /// How many arguments an operation has; 0 for leaves.
 int arity(Op op);
@@ -144,7 +152,7 @@ class Tree {
   std::unordered_map<Node, NodeId, Hash> ids_;
 };
 
-/// The type that C's conversions give an operation on both.
+/// The type that C's conversions give an operation on both; of float16 and bfloat16 float32.
 Type common_type(Type a, Type b);
 
 /// The type of an operation's result, given its arguments' (equal) type.

@@ -19,7 +19,8 @@ NodeId binary(Tree& t, const NodeId* a) {
   return t.make(kOp, a[0], a[1]);
 }
 
-NodeId one(Tree& t) { return t.constant(1); }
+/// A number of the type that `a` has.
+NodeId number(Tree& t, NodeId a, double value) { return t.constant(value, t.type(a)); }
 
 /// x * sigmoid(x).
 NodeId silu(Tree& t, const NodeId* a) { return t.mul(a[0], t.make(Op::sigmoid, a[0])); }
@@ -29,34 +30,39 @@ NodeId silu(Tree& t, const NodeId* a) { return t.mul(a[0], t.make(Op::sigmoid, a
 NodeId gelu_tanh(Tree& t, const NodeId* a) {
   const NodeId x = a[0];
   const NodeId cubed = t.mul(t.mul(x, x), x);
-  const NodeId inner = t.mul(t.add(x, t.mul(cubed, t.constant(0.044715))),
-                             t.constant(0.7978845608028654));  // sqrt(2 / pi)
-  return t.mul(t.mul(t.constant(0.5), x), t.add(one(t), t.make(Op::tanh, inner)));
+  const NodeId inner = t.mul(t.add(x, t.mul(cubed, number(t, x, 0.044715))),
+                             number(t, x, 0.7978845608028654));  // sqrt(2 / pi)
+  return t.mul(t.mul(number(t, x, 0.5), x), t.add(number(t, x, 1), t.make(Op::tanh, inner)));
 }
 
 /// x * (1 + erf(x / sqrt(2))) / 2, ibid.
 NodeId gelu(Tree& t, const NodeId* a) {
-  const NodeId scaled = t.mul(a[0], t.constant(1 / std::numbers::sqrt2));
-  return t.mul(t.mul(t.constant(0.5), a[0]), t.add(one(t), t.make(Op::erf, scaled)));
+  const NodeId x = a[0], scaled = t.mul(x, number(t, x, 1 / std::numbers::sqrt2));
+  return t.mul(t.mul(number(t, x, 0.5), x), t.add(number(t, x, 1), t.make(Op::erf, scaled)));
 }
 
-NodeId relu(Tree& t, const NodeId* a) { return t.make(Op::maximum, a[0], t.constant(0)); }
+NodeId relu(Tree& t, const NodeId* a) { return t.make(Op::maximum, a[0], number(t, a[0], 0)); }
 NodeId square(Tree& t, const NodeId* a) { return t.mul(a[0], a[0]); }
-NodeId reciprocal(Tree& t, const NodeId* a) { return t.div(one(t), a[0]); }
-NodeId exp10(Tree& t, const NodeId* a) { return t.make(Op::power, t.constant(10), a[0]); }
+NodeId reciprocal(Tree& t, const NodeId* a) { return t.div(number(t, a[0], 1), a[0]); }
+NodeId exp10(Tree& t, const NodeId* a) { return t.make(Op::power, number(t, a[0], 10), a[0]); }
 NodeId fract(Tree& t, const NodeId* a) { return t.sub(a[0], t.make(Op::floor, a[0])); }
 NodeId saturate(Tree& t, const NodeId* a) {
-  return t.make(Op::minimum, t.make(Op::maximum, a[0], t.constant(0)), one(t));
+  return t.make(Op::minimum, t.make(Op::maximum, a[0], number(t, a[0], 0)), number(t, a[0], 1));
 }
 NodeId signbit(Tree& t, const NodeId* a) {
-  return t.make(Op::less, t.make(Op::copy_sign, one(t), a[0]), t.constant(0));
+  return t.make(Op::less, t.make(Op::copy_sign, number(t, a[0], 1), a[0]), number(t, a[0], 0));
 }
 NodeId step(Tree& t, const NodeId* a) {
-  return t.make(Op::select, t.make(Op::less, a[1], a[0]), t.constant(0), one(t));
+  return t.make(Op::select, t.make(Op::less, a[1], a[0]), number(t, a[0], 0), number(t, a[0], 1));
 }
 NodeId mix(Tree& t, const NodeId* a) { return t.add(a[0], t.mul(t.sub(a[1], a[0]), a[2])); }
 NodeId clamp(Tree& t, const NodeId* a) {
   return t.make(Op::minimum, t.make(Op::maximum, a[0], a[1]), a[2]);
+}
+/// The positive difference; NaN if either is.
+NodeId fdim(Tree& t, const NodeId* a) {
+  return t.make(Op::select, t.make(Op::less_equal, a[0], a[1]), number(t, a[0], 0),
+                t.sub(a[0], a[1]));
 }
 NodeId fma(Tree& t, const NodeId* a) { return t.make(Op::fused_multiply_add, a[0], a[1], a[2]); }
 
@@ -85,17 +91,20 @@ const std::vector<Function>& all_functions() {
       {"atan", 1, Takes::floats, unary<Op::atan>},
       {"atan2", 2, Takes::floats, binary<Op::atan2>},
       {"atanh", 1, Takes::floats, unary<Op::atanh>},
+      {"cbrt", 1, Takes::floats, unary<Op::cbrt>},
       {"ceil", 1, Takes::floats, unary<Op::ceil>},
       {"clamp", 3, Takes::numbers, clamp},
       {"copysign", 2, Takes::floats, binary<Op::copy_sign>},
       {"cos", 1, Takes::floats, unary<Op::cos>},
       {"cosh", 1, Takes::floats, unary<Op::cosh>},
       {"erf", 1, Takes::floats, unary<Op::erf>},
+      {"erfc", 1, Takes::floats, unary<Op::erfc>},
       {"exp", 1, Takes::floats, unary<Op::exp>},
       {"exp10", 1, Takes::floats, exp10},
       {"exp2", 1, Takes::floats, unary<Op::exp2>},
       {"expm1", 1, Takes::floats, unary<Op::expm1>},
       {"fabs", 1, Takes::floats, unary<Op::absolute>},
+      {"fdim", 2, Takes::floats, fdim},
       {"floor", 1, Takes::floats, unary<Op::floor>},
       {"fma", 3, Takes::floats, fma},
       {"fmax", 2, Takes::floats, binary<Op::maximum>},
@@ -188,6 +197,8 @@ const NamedConstant* find_constant(std::string_view name) {
 std::optional<Type> find_type(std::string_view name, Type compute_type) {
   if (name == "T" || name == "O" || name == "CT") return compute_type;
   if (name == "float") return Type::float32;
+  if (name == "half" || name == "float16_t") return Type::float16;
+  if (name == "bfloat" || name == "bfloat16_t") return Type::bfloat16;
   if (name == "int" || name == "int32_t") return Type::int32;
   if (name == "uint" || name == "uint32_t" || name == "unsigned") return Type::uint32;
   if (name == "bool") return Type::boolean;

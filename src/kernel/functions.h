@@ -12,7 +12,7 @@ namespace zmlx::kernel {
 struct Function {
   std::string_view name;
   int arguments;
-  /// What the arguments are converted to.
+  /// What the arguments are converted to: a type that all have in common.
   enum class Takes : uint8_t { floats, numbers, any } takes;
   /// The call, of arguments converted. `any` functions convert themselves, and return -1 if they
   /// cannot.

@@ -67,14 +67,17 @@ double registers_of_element(const RowFormula& formula, const std::vector<Storage
   return most;
 }
 
-void choose_form(const ElementwiseFormula& formula, int64_t size, bool aligned, int widest,
+void choose_form(const ElementwiseFormula& formula, int64_t size, int64_t last_axis, int widest,
                  GpuLaunch launch, ElementwiseForm& form) {
   form.threads = launch.threads > 0 ? launch.threads : kThreads;
-  form.width = aligned ? vector_width(form.inputs, form.outputs, widest) : 1;
+  form.width = vector_width(form.inputs, form.outputs, widest);
   if (size < form.width) form.width = 1;
+  while (last_axis % form.width != 0) form.width /= 2;
   int loaded = 0;
   for (size_t i = 0; i < form.inputs.size(); ++i) {
-    loaded += form.single[i] ? 0 : form.width * static_cast<int>(size_of(form.inputs[i]));
+    loaded += form.readings[i] == Reading::single
+                  ? 0
+                  : form.width * static_cast<int>(size_of(form.inputs[i]));
   }
   form.vectors = std::clamp(kBytesAhead / std::max(loaded, 1), 1, 4);
   if (size / form.width < kManyVectors) form.vectors = 1;
@@ -97,7 +100,10 @@ void choose_form(double registers, int64_t length, bool aligned, int widest, int
   if (threadgroup > 0) form.lanes = std::min(form.lanes, std::max(threadgroup, 32));
   if (launch.threads > 0) form.lanes = launch.threads;
   form.rows = 1;
-  if (form.lanes == 32) form.rows = std::max(threadgroup > 0 ? threadgroup : kSmallGroup, 32) / 32;
+  if (form.lanes == 32) {
+    form.rows = std::max(threadgroup > 0 ? threadgroup : kSmallGroup, 32) / 32;
+    if (launch.vectors > 0) form.rows = launch.vectors;
+  }
   const int64_t held = (vectors + form.lanes - 1) / form.lanes;
   // What the compiler needs besides, and no more than a thread can have.
   const double free = std::min(128, 65536 / form.threads()) - 28;

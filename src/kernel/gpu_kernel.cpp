@@ -6,6 +6,7 @@
 #include "kernel/arrays.h"
 #include "kernel/emit_body.h"
 #include "kernel/gpu_form.h"
+#include "kernel/gpu_reading.h"
 
 namespace zmlx::kernel {
 
@@ -36,20 +37,14 @@ std::vector<Storage> storages(const std::vector<mx::Dtype>& types) {
   return all;
 }
 
-/// One element that stands for all, as an array of one.
-mx::array as_single(const mx::array& a) {
-  mx::array one({1}, a.dtype(), nullptr, {});
-  one.copy_shared_buffer(a, {1}, {true, true, true}, 1);
-  return one;
-}
-
-/// Four bits an array.
+/// Six bits an array.
 void add_key(std::vector<int64_t>& key, const std::vector<Storage>& storages,
-             const std::vector<bool>& single) {
+             const std::vector<Reading>& readings) {
   int64_t word = 0;
   for (size_t i = 0; i < storages.size(); ++i) {
-    word = word << 4 | static_cast<int64_t>(storages[i]) << 1 | (i < single.size() && single[i]);
-    if (i % 14 == 13) key.push_back(std::exchange(word, 0));
+    const auto reading = i < readings.size() ? static_cast<int64_t>(readings[i]) : 0;
+    word = word << 6 | static_cast<int64_t>(storages[i]) << 3 | reading;
+    if (i % 10 == 9) key.push_back(std::exchange(word, 0));
   }
   key.push_back(word);
 }
@@ -58,25 +53,26 @@ void add_key(std::vector<int64_t>& key, const std::vector<Storage>& storages,
 
 FormulaLaunch launch_of(const ElementwiseKernel& kernel, const std::vector<mx::array>& given,
                         const std::vector<mx::Dtype>& outputs, bool cuda) {
-  std::vector<mx::array> inputs;
-  std::vector<bool> single;
-  for (const auto& in : given) {
-    single.push_back(in.data_size() == 1 && in.size() > 1);
-    inputs.push_back(single.back() ? as_single(in) : in);
-  }
+  GpuReading reading(given, outputs.size());
   const auto size = static_cast<int64_t>(given[0].size());
-  ElementwiseForm form{storages(inputs), storages(outputs), single, 1, 1, 1};
-  choose_form(kernel.formula(), size, cuda || aligned(inputs),
+  ElementwiseForm form{
+      storages(given), storages(outputs), reading.readings(), reading.axes(), 1, 1, 1};
+  choose_form(kernel.formula(), size, reading.last_axis(cuda),
               cuda ? kWidestOnCuda : kWidestOnMetal, kernel.launches().gpu(size), form);
+  reading.settle(form.width);
+  form.readings = reading.readings();
   const int64_t tile = int64_t{form.width} * form.vectors * form.threads;
-  std::vector<int64_t> key{kElementwise, kernel.number(), form.width, form.vectors, form.threads};
-  add_key(key, form.inputs, single);
+  std::vector<int64_t> key{kElementwise, kernel.number(), form.axes,
+                           form.width,   form.vectors,    form.threads};
+  add_key(key, form.inputs, form.readings);
   add_key(key, form.outputs, {});
-  return {std::move(inputs),
+  std::vector<std::pair<std::string, int64_t>> numbers{{"size", size}};
+  for (auto& number : reading.numbers()) numbers.push_back(std::move(number));
+  return {reading.inputs(),
           [&formula = kernel.formula(), form](bool is_cuda) {
             return is_cuda ? cuda_elementwise(formula, form) : metal_elementwise(formula, form);
           },
-          {{"size", size}},
+          std::move(numbers),
           form.threads,
           (size + tile - 1) / tile,
           std::move(key)};
@@ -155,7 +151,14 @@ std::vector<int> metal_numbers(const FormulaLaunch& launch) {
   return values;
 }
 
-MetalLaunch described(const FormulaLaunch& launch, const std::vector<mx::Dtype>& outputs) {
+std::string cuda_text(const ArrayLaunch& given) {
+  std::vector<mx::Dtype> inputs;
+  for (const auto& in : given.launch.inputs) inputs.push_back(in.dtype());
+  return fast::cuda_kernel_text(cuda_kernel_of(given.launch), inputs, given.outputs);
+}
+
+MetalLaunch described(const ArrayLaunch& given) {
+  const auto& [launch, outputs] = given;
   std::vector<mx::Dtype> inputs;
   for (const auto& in : launch.inputs) inputs.push_back(in.dtype());
   inputs.push_back(mx::int32);

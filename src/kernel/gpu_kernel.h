@@ -37,6 +37,14 @@ fast::CudaKernel cuda_kernel_of(const FormulaLaunch& launch);
 /// Takes, behind the inputs, an array of the numbers.
 fast::MetalKernel metal_kernel_of(const FormulaLaunch& launch);
 std::vector<int> metal_numbers(const FormulaLaunch& launch);
-MetalLaunch described(const FormulaLaunch& launch, const std::vector<mx::Dtype>& outputs);
+
+/// A launch with the types of its results, for people and tests.
+struct ArrayLaunch {
+  FormulaLaunch launch;
+  std::vector<mx::Dtype> outputs;
+};
+MetalLaunch described(const ArrayLaunch& launch);
+/// The whole text.
+std::string cuda_text(const ArrayLaunch& launch);
 
 }  // namespace zmlx::kernel

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <charconv>
 #include <clocale>
+#include <cmath>
 #include <cstdlib>
 
 #include "kernel/syntax_error.h"
@@ -138,9 +139,15 @@ class Lexer {
 
   Token real(std::string_view text) {
     auto digits = text;
-    if (std::string_view("fFhH").find(digits.back()) != std::string_view::npos) {
-      digits.remove_suffix(1);
-    }
+    Type type = Type::float32;
+    const auto end_of = [&](std::string_view suffix, Type meant) {
+      if (!digits.ends_with(suffix) || digits.size() < text.size()) return;
+      digits.remove_suffix(suffix.size());
+      type = meant;
+    };
+    for (const auto suffix : {"bf", "BF"}) end_of(suffix, Type::bfloat16);
+    for (const auto suffix : {"f", "F"}) end_of(suffix, Type::float32);
+    for (const auto suffix : {"h", "H"}) end_of(suffix, Type::float16);
     // Not std::from_chars, which some C++ libraries lack for floats; strtod goes by the locale.
     std::string number(digits);
     std::replace(number.begin(), number.end(), '.', *std::localeconv()->decimal_point);
@@ -148,10 +155,11 @@ class Lexer {
     errno = 0;
     const double value = std::strtod(number.c_str(), &end);
     if (number.empty() || end != number.c_str() + number.size()) bad_number(text);
-    if (errno == ERANGE) {
+    if (errno == ERANGE || (is_half(type) && std::isinf(as_type(value, type)))) {
       throw SyntaxError(source_, i_, "the number " + std::string(text) + " is out of range");
     }
     Token result = token(TokenKind::number, text.size());
+    result.type = type;
     result.value = value;
     return result;
   }

@@ -20,7 +20,8 @@ struct Token {
 };
 
 /// Splits C source into tokens; the last one is the end. Names may be qualified (`metal::exp`).
-/// Numbers: decimal and hexadecimal integers (suffix u), floats (suffixes f and h). Comments are
+/// Numbers: decimal and hexadecimal integers (suffix u), floats (suffixes f,
+/// h and bf). Comments are
 /// skipped.
 /// @throws SyntaxError at a character or number that C does not have, and beyond kMaxSourceLength.
 std::vector<Token> tokenize(std::string_view source);

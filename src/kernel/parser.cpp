@@ -41,8 +41,8 @@ constexpr Infix kInfix[] = {
 bool is_logic(Op op) { return op == Op::logical_and || op == Op::logical_or; }
 bool is_bits(Op op) { return (op >= Op::bit_and && op <= Op::shift_right) || op == Op::remainder; }
 
-constexpr std::string_view kUnsupportedTypes[] = {
-    "half", "bfloat", "bfloat16_t", "double", "char", "short", "long", "float4", "half4", "float2"};
+constexpr std::string_view kUnsupportedTypes[] = {"double", "char",  "short", "long",
+                                                  "float4", "half4", "float2"};
 constexpr std::string_view kWords[] = {"let", "const", "auto", "return"};
 
 class Parser {
@@ -178,7 +178,7 @@ class Parser {
     Type type = common_type(tree_.type(a), tree_.type(b));
     const bool truths = tree_.type(a) == Type::boolean && tree_.type(b) == Type::boolean;
     if (is_logic(infix.op)) type = Type::boolean;
-    if (is_bits(infix.op) && type == Type::float32) {
+    if (is_bits(infix.op) && is_float(type)) {
       const std::string advice = infix.op == Op::remainder ? "; of floats, call fmod" : "";
       fail_at(token, "'" + std::string(token.text) + "' needs integers, not float" + advice);
     }
@@ -212,7 +212,7 @@ class Parser {
     }
     if (accept("~")) {
       const NodeId a = unary();
-      if (tree_.type(a) == Type::float32) fail_at(token, "'~' needs an integer, not float");
+      if (is_float(tree_.type(a))) fail_at(token, "'~' needs an integer, not float");
       return build(token, [&] { return tree_.make(Op::bit_not, to_number(a)); });
     }
     if (is("(") && is(")", 2)) {
@@ -315,11 +315,9 @@ class Parser {
     if (!function) unknown_function(token, name);
     auto args = arguments(token, function->arguments);
     return build(token, [&] {
-      Type type = Type::float32;
-      if (function->takes == Function::Takes::numbers) {
-        type = Type::int32;
-        for (NodeId a : args) type = common_type(type, tree_.type(a));
-      }
+      Type type = Type::int32;
+      for (NodeId a : args) type = common_type(type, tree_.type(a));
+      if (function->takes == Function::Takes::floats && !is_float(type)) type = Type::float32;
       if (function->takes != Function::Takes::any) {
         for (NodeId& a : args) a = tree_.cast(a, type);
       }
@@ -337,7 +335,8 @@ class Parser {
   [[noreturn]] void unknown_function(const Token& token, std::string_view name) const {
     if (std::find(std::begin(kUnsupportedTypes), std::end(kUnsupportedTypes), name) !=
         std::end(kUnsupportedTypes)) {
-      fail_at(token, describe(token) + " is not a type here: T, float, int, uint and bool are");
+      fail_at(token, describe(token) +
+                         " is not a type here: T, float, half, bfloat, int, uint and bool are");
     }
     std::string message = "there is no function " + describe(token);
     std::string similar;

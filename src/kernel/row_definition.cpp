@@ -7,6 +7,7 @@
 #include "kernel/cpu_rows.h"
 #include "kernel/emit.h"
 #include "kernel/gpu_kernel.h"
+#include "kernel/half_types.h"
 #include "kernel/parser.h"
 #include "kernel/rows.h"
 #include "mlx/ops.h"
@@ -19,21 +20,33 @@ namespace kernel {
 
 namespace {
 
+/// A name in an expression: the variable's number, and what type it has there.
+struct Name {
+  std::string name;
+  int variable;
+  Type type;
+};
+
 /// Reads the expressions of one kernel, each with names of its own.
 class Reader {
  public:
+  /// @param type  that `T` means. Accumulators of 16-bit types are float32: how rounded partial
+  /// sums turn out would depend on the order of elements.
   Reader(std::string kind, RowFormula& formula, Type type)
       : kind_(std::move(kind)), formula_(formula), type_(type) {}
 
-  NodeId read(const std::string& source, const std::string& what,
-              const std::vector<std::pair<std::string, int>>& names) {
+  /// Of accumulators and results of passes.
+  Type kept_type() const { return computed_as(type_); }
+
+  NodeId read(const std::string& source, const std::string& what, Type type,
+              const std::vector<Name>& names) {
     Scope scope;
     scope.compute_type = type_;
-    for (const auto& [name, number] : names) {
-      scope.bound[name] = formula_.tree.variable(number, type_);
-    }
+    Tree written;
+    for (const auto& [name, number, has] : names) scope.bound[name] = written.variable(number, has);
     try {
-      return formula_.tree.cast(parse(source, formula_.tree, scope), type_);
+      const NodeId root = written.cast(parse(source, written, scope), type);
+      return without_half_types(written, {root}, formula_.tree)[0];
     } catch (const SyntaxError& error) {
       throw std::invalid_argument("[" + kind_ + "] " + what + ", " + error.what());
     }
@@ -41,20 +54,21 @@ class Reader {
 
   /// @param seen  names of the update besides the accumulator.
   void add_pass(size_t k, const std::string& accumulator, const RowPassSource& source,
-                const std::string& label, std::vector<std::pair<std::string, int>> seen) {
+                const std::string& label, std::vector<Name> seen) {
     Pass pass;
-    pass.type = type_;
-    const NodeId init = read(source.init, label + "init", {});
+    pass.type = kept_type();
+    const NodeId init = read(source.init, label + "init", pass.type, {});
     if (!formula_.tree.is_constant(init)) {
       throw std::invalid_argument("[" + kind_ + "] " + label + "init must be a constant, but is '" +
                                   source.init + "'.");
     }
     pass.init = formula_.tree[init].value;
-    seen.emplace_back(accumulator, formula_.accumulator(k));
-    pass.update = read(source.update, label + "update", seen);
+    seen.push_back({accumulator, formula_.accumulator(k), pass.type});
+    pass.update = read(source.update, label + "update", pass.type, seen);
     if (!source.reduce.empty()) {
-      pass.combine = read(source.reduce, label + "reduce",
-                          {{"a", formula_.left(k)}, {"b", formula_.right(k)}});
+      pass.combine =
+          read(source.reduce, label + "reduce", pass.type,
+               {{"a", formula_.left(k), pass.type}, {"b", formula_.right(k), pass.type}});
     }
     split_update(formula_.tree, formula_.accumulator(k), pass);
     if (pass.op && pass.combine >= 0) check_combination(pass, k, source, label);
@@ -66,10 +80,10 @@ class Reader {
   void check_combination(const Pass& pass, size_t k, const RowPassSource& source,
                          const std::string& label) {
     auto& tree = formula_.tree;
-    const NodeId expected = tree.make(*pass.op, tree.variable(formula_.left(k), type_),
-                                      tree.variable(formula_.right(k), type_));
-    const NodeId swapped = tree.make(*pass.op, tree.variable(formula_.right(k), type_),
-                                     tree.variable(formula_.left(k), type_));
+    const NodeId left = tree.variable(formula_.left(k), pass.type);
+    const NodeId right = tree.variable(formula_.right(k), pass.type);
+    const NodeId expected = tree.make(*pass.op, left, right);
+    const NodeId swapped = tree.make(*pass.op, right, left);
     if (pass.combine != expected && pass.combine != swapped) {
       throw std::invalid_argument("[" + kind_ + "] " + label + "reduce '" + source.reduce +
                                   "' does not go with its update '" + source.update + "'.");
@@ -116,8 +130,8 @@ class RowDefinition : public Definition {
                        shape.empty() ? 1 : shape.back(), kernel->threadgroup());
   }
 
-  MetalLaunch metal_launch(const std::vector<mx::array>& arrays,
-                           const std::string& of) const override {
+  ArrayLaunch launch_for(const std::vector<mx::array>& arrays, const std::string& of,
+                         bool cuda) const override {
     const auto kernel = of == "value" ? kernel_
                         : of == "vjp" ? kernel_->gradient({0})
                                       : kernel_->tangent({0});
@@ -132,22 +146,23 @@ class RowDefinition : public Definition {
     }
     mx::eval(read);
     const std::vector<mx::Dtype> types(formula.outputs.size(), written_type(arrays[0].dtype()));
-    return described(launch_of(*kernel, read, types, false), types);
+    return {launch_of(*kernel, read, types, cuda), types};
   }
 
   TunedLaunches& launches() const override { return kernel_->launches(); }
 
   std::string explain() const override {
     std::ostringstream out;
-    describe(out, name(), kernel_->formula());
+    describe(out, name(), kernel_->formula(), kernel_->threadgroup());
     if (kernel_->formula().splits() && kernel_->formula().types[0] == Type::float32) {
-      describe(out, name() + "_vjp", kernel_->gradient({0})->formula());
+      describe(out, name() + "_vjp", kernel_->gradient({0})->formula(), kernel_->threadgroup());
     }
     return out.str();
   }
 
  private:
-  static void describe(std::ostream& out, const std::string& name, const RowFormula& formula) {
+  static void describe(std::ostream& out, const std::string& name, const RowFormula& formula,
+                       int threadgroup) {
     const auto names = formula.variable_names();
     out << name << "(";
     for (size_t i = 0; i < formula.names.size(); ++i) out << (i ? ", " : "") << formula.names[i];
@@ -173,6 +188,7 @@ class RowDefinition : public Definition {
           << " walks over a row of " << kShortRow << " elements or more, " << plan.buffers
           << " kept expressions\n";
     }
+    out << launch_text(formula, threadgroup);
   }
 
   RowKernel::Ptr kernel_;
@@ -181,7 +197,7 @@ class RowDefinition : public Definition {
 RowFormula one_input(const char* name, size_t passes, Type type) {
   RowFormula formula;
   formula.names = {name};
-  formula.types = {type};
+  formula.types = {computed_as(type)};
   formula.per_row = {false};
   formula.passes.resize(passes);
   return formula;
@@ -191,9 +207,11 @@ RowFormula read_reduce(const ReduceOptions& options) {
   const Type type = compute_type(options.compute_dtype, "reduce");
   auto formula = one_input("v", 1, type);
   Reader reader("reduce", formula, type);
-  reader.add_pass(0, "acc", {options.init, options.update, ""}, "", {{"v", 0}});
+  reader.add_pass(0, "acc", {options.init, options.update, ""}, "", {{"v", 0, type}});
   const int result = formula.result(0);
-  const NodeId root = reader.read(options.finalize, "finalize", {{"acc", result}, {"s", result}});
+  const NodeId root =
+      reader.read(options.finalize, "finalize", type,
+                  {{"acc", result, reader.kept_type()}, {"s", result, reader.kept_type()}});
   formula.outputs = {{root, true}};
   return formula;
 }
@@ -211,11 +229,12 @@ RowFormula read_map_reduce(const MapReduceOptions& options) {
   const Type type = compute_type(options.compute_dtype, "map_reduce");
   auto formula = one_input("x", 2, type);
   Reader reader("map_reduce", formula, type);
-  reader.add_pass(0, "acc1", options.pass1, "pass1 ", {{"x", 0}});
-  const std::pair<std::string, int> s1{"s1", formula.result(0)};
-  reader.add_pass(1, "acc2", options.pass2, "pass2 ", {{"x", 0}, s1});
-  const NodeId root =
-      reader.read(options.write, "write", {{"x", 0}, s1, {"s2", formula.result(1)}});
+  // As in the Python package of the same name, x is no T but float32.
+  const Name x{"x", 0, reader.kept_type()}, s1{"s1", formula.result(0), reader.kept_type()};
+  reader.add_pass(0, "acc1", options.pass1, "pass1 ", {x});
+  reader.add_pass(1, "acc2", options.pass2, "pass2 ", {x, s1});
+  const NodeId root = reader.read(options.write, "write", type,
+                                  {x, s1, {"s2", formula.result(1), reader.kept_type()}});
   formula.outputs = {{root, false}};
   // A norm needs one pass only. What its second one says is checked all the same.
   if (!uses(formula.tree, root, formula.result(1))) formula.passes.pop_back();

@@ -15,10 +15,10 @@ std::optional<NodeId> argument_of(const Tree& tree, NodeId id, Op op) {
   return tree[id].args[0];
 }
 
-/// `u` if `id` is 1 + u of float32.
+/// `u` if `id` is 1 + u of floats.
 std::optional<NodeId> one_plus(const Tree& tree, NodeId id) {
   const Node& node = tree[id];
-  if (node.op != Op::add || node.type != Type::float32) return std::nullopt;
+  if (node.op != Op::add || !is_float(node.type)) return std::nullopt;
   if (tree.is_constant(node.args[1], 1)) return node.args[0];
   return std::nullopt;
 }
@@ -46,12 +46,15 @@ std::optional<NodeId> simplify_subtract(Tree& tree, const Node& node) {
   const auto [a, b, unused] = node.args;
   if (tree.is_constant(b, 0) && !std::signbit(tree[b].value)) return a;
   if (const auto u = argument_of(tree, b, Op::negate)) return tree.add(a, *u);
-  if (node.type != Type::float32) return std::nullopt;
+  if (!is_float(node.type)) return std::nullopt;
   if (const auto u = argument_of(tree, a, Op::exp); u && tree.is_constant(b, 1)) {
     return tree.make(Op::expm1, *u);
   }
   if (const auto u = argument_of(tree, b, Op::exp); u && tree.is_constant(a, 1)) {
     return tree.make(Op::negate, tree.make(Op::expm1, *u));
+  }
+  if (const auto u = argument_of(tree, b, Op::erf); u && tree.is_constant(a, 1)) {
+    return tree.make(Op::erfc, *u);
   }
   return std::nullopt;
 }
@@ -72,12 +75,13 @@ std::optional<NodeId> simplify_multiply(Tree& tree, const Node& node) {
 std::optional<NodeId> simplify_divide(Tree& tree, const Node& node) {
   const auto [a, b, unused] = node.args;
   if (tree.is_constant(b, 1)) return a;
-  if (node.type != Type::float32) return std::nullopt;
+  if (!is_float(node.type)) return std::nullopt;
   if (const auto u = one_plus_exp(tree, b)) {
     if (argument_of(tree, a, Op::exp) == u) return tree.make(Op::sigmoid, *u);
     const NodeId sigmoid = tree.make(Op::sigmoid, tree.make(Op::negate, *u));
     return tree.is_constant(a, 1) ? sigmoid : tree.mul(a, sigmoid);
   }
+  if (is_half(node.type)) return std::nullopt;  // what follows rounds less often
   if (const auto u = argument_of(tree, b, Op::sqrt); u && tree.is_constant(a, 1)) {
     return tree.make(Op::rsqrt, *u);
   }
@@ -89,7 +93,7 @@ std::optional<NodeId> simplify_divide(Tree& tree, const Node& node) {
 
 std::optional<NodeId> simplify_power(Tree& tree, const Node& node) {
   const auto [a, b, unused] = node.args;
-  if (!tree.is_constant(b)) return std::nullopt;
+  if (!tree.is_constant(b) || is_half(node.type)) return std::nullopt;
   const double exponent = tree[b].value;
   if (exponent == 0) return tree.constant(1);
   if (exponent == 1) return a;
@@ -131,8 +135,16 @@ std::optional<NodeId> simplify_unary(Tree& tree, const Node& node) {
       if (tree.type(a) == Type::uint32 || tree[a].op == Op::absolute) return a;
       if (const auto u = argument_of(tree, a, Op::negate)) return tree.make(Op::absolute, *u);
       return std::nullopt;
-    case Op::cast:
-      return node.type == tree.type(a) ? std::optional(a) : std::nullopt;
+    case Op::cast: {
+      if (node.type == tree.type(a)) return a;
+      // There and back: float32 has all 16-bit numbers.
+      const auto u = argument_of(tree, a, Op::cast);
+      const bool back = u && tree.type(a) == Type::float32 && tree.type(*u) == node.type;
+      return back && is_half(node.type) ? u : std::nullopt;
+    }
+    case Op::to_float16:
+    case Op::to_bfloat16:
+      return tree[a].op == node.op ? std::optional(a) : std::nullopt;
     case Op::log:
       if (const auto u = one_plus(tree, a)) return tree.make(Op::log1p, *u);
       if (const auto u = argument_of(tree, a, Op::sigmoid)) {
@@ -235,8 +247,7 @@ double fold_integers(Op op, int64_t a, int64_t b, bool is_signed) {
 }
 
 double fold_cast(double value, Type from, Type to) {
-  if (from != Type::float32) return as_type(value, to);
-  if (to == Type::float32 || to == Type::boolean) return as_type(value, to);
+  if (!is_float(from) || is_float(to) || to == Type::boolean) return as_type(value, to);
   if (std::isnan(value)) return 0;
   const double low = to == Type::int32 ? -2147483648.0 : 0.0;
   const double high = to == Type::int32 ? 2147483647.0 : 4294967295.0;
@@ -316,6 +327,8 @@ double fold_float(Op op, double a, double b, double c) {
       return std::sqrt(a);
     case Op::rsqrt:
       return 1 / std::sqrt(a);
+    case Op::cbrt:
+      return std::cbrt(a);
     case Op::sin:
       return std::sin(a);
     case Op::cos:
@@ -342,6 +355,8 @@ double fold_float(Op op, double a, double b, double c) {
       return std::atanh(a);
     case Op::erf:
       return std::erf(a);
+    case Op::erfc:
+      return std::erfc(a);
     case Op::sigmoid:
       return 1 / (1 + std::exp(-a));
     case Op::softplus:
@@ -357,7 +372,11 @@ double fold_float(Op op, double a, double b, double c) {
     case Op::rint:
       return std::nearbyint(a);
     case Op::sign:
-      return std::isnan(a) ? a : (a > 0) - (a < 0);
+      return a > 0 ? 1 : a < 0 ? -1 : a;
+    case Op::to_float16:
+      return as_type(a, Type::float16);
+    case Op::to_bfloat16:
+      return as_type(a, Type::bfloat16);
     default:
       return 0;
   }
@@ -369,7 +388,7 @@ double fold(const Node& node, const std::array<double, 3>& args, Type argument_t
   if (node.op == Op::select) return args[0] != 0 ? args[1] : args[2];
   if (node.op == Op::cast) return fold_cast(args[0], argument_type, node.type);
   if (const auto truth = fold_comparison(node.op, args[0], args[1])) return *truth;
-  if (node.type == Type::float32) {
+  if (is_float(node.type)) {
     return as_type(fold_float(node.op, args[0], args[1], args[2]), node.type);
   }
   const bool is_signed = node.type != Type::uint32;

@@ -6,7 +6,8 @@ namespace zmlx::kernel {
 
 /// The id of `node`'s simplest form. Folds constants, drops what does nothing, and replaces
 /// formulas that overflow or cancel by stable operations: log(1 + exp(x)) by softplus,
-/// a / (1 + exp(-x)) by a * sigmoid(x), exp(x) - 1 by expm1, log(1 + x) by log1p.
+/// a / (1 + exp(-x)) by a * sigmoid(x), exp(x) - 1 by expm1, log(1 + x) by log1p,
+/// 1 - erf(x) by erfc.
 ///
 /// Everything else keeps its rounding and what it does with NaN and infinities.
 NodeId simplify(Tree& tree, const Node& node);

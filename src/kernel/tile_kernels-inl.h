@@ -92,6 +92,7 @@ ZMLX_UNARY(Log10F, Log10(a))
 ZMLX_UNARY(Log1pF, Log1p(a))
 ZMLX_UNARY(SqrtF, hn::Sqrt(a))
 ZMLX_UNARY(RsqrtF, hn::Div(Number(1), hn::Sqrt(a)))
+ZMLX_FAR_UNARY(CbrtF, Cbrt(a))
 ZMLX_FAR_UNARY(SinF, Sin(a))
 ZMLX_FAR_UNARY(CosF, Cos(a))
 ZMLX_FAR_UNARY(TanF, Tan(a))
@@ -105,6 +106,7 @@ ZMLX_FAR_UNARY(AsinhF, Asinh(a))
 ZMLX_FAR_UNARY(AcoshF, Acosh(a))
 ZMLX_FAR_UNARY(AtanhF, Atanh(a))
 ZMLX_UNARY(ErfF, Erf(a))
+ZMLX_FAR_UNARY(ErfcF, Erfc(a))
 ZMLX_LONG_UNARY(SigmoidF, Sigmoid(a))
 ZMLX_UNARY(SoftplusF, Softplus(a))
 struct ExpDifferenceF {
@@ -118,6 +120,8 @@ ZMLX_UNARY(TruncF, hn::Trunc(a))
 ZMLX_UNARY(RoundF, RoundAway(a))
 ZMLX_UNARY(RintF, hn::Round(a))
 ZMLX_UNARY(SignF, Sign(a))
+ZMLX_UNARY(Float16F, Rounded<cpu::Scalar::f16>(a))
+ZMLX_UNARY(Bfloat16F, Rounded<cpu::Scalar::bf16>(a))
 /// (b * a) * a.
 ZMLX_BINARY(ScaledSquareF, hn::Mul(hn::Mul(b, a), a))
 ZMLX_TERNARY(FmaF, hn::MulAdd(a, b, c))
@@ -458,6 +462,7 @@ inline void AddFloatOperations(Table table) {
   table.unary<Log1pF>(at(Op::log1p));
   table.unary<SqrtF>(at(Op::sqrt));
   table.unary<RsqrtF>(at(Op::rsqrt));
+  table.far_unary<CbrtF>(at(Op::cbrt));
   table.far_unary<SinF>(at(Op::sin));
   table.far_unary<CosF>(at(Op::cos));
   table.far_unary<TanF>(at(Op::tan));
@@ -471,6 +476,7 @@ inline void AddFloatOperations(Table table) {
   table.far_unary<AcoshF>(at(Op::acosh));
   table.far_unary<AtanhF>(at(Op::atanh));
   table.unary<ErfF>(at(Op::erf));
+  table.far_unary<ErfcF>(at(Op::erfc));
   table.long_unary<SigmoidF>(at(Op::sigmoid));
   table.unary<SoftplusF>(at(Op::softplus));
   table.unary<FloorF>(at(Op::floor));
@@ -479,6 +485,8 @@ inline void AddFloatOperations(Table table) {
   table.unary<RoundF>(at(Op::round));
   table.unary<RintF>(at(Op::rint));
   table.unary<SignF>(at(Op::sign));
+  table.unary<Float16F>(at(Op::to_float16));
+  table.unary<Bfloat16F>(at(Op::to_bfloat16));
 }
 
 inline void AddIntegerOperations(Table table) {

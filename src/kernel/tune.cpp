@@ -23,6 +23,9 @@ std::vector<CpuLaunch> launch_candidates() {
 
 std::vector<GpuLaunch> gpu_launch_candidates(bool rows) {
   std::vector<GpuLaunch> candidates{{}};
+  if (rows) {
+    for (int rows_of_group : {1, 2, 4, 8, 16}) candidates.push_back({32, rows_of_group});
+  }
   for (int threads : {64, 128, 256, 512, 1024}) {
     for (int vectors : {1, 2, 4}) {
       candidates.push_back({threads, vectors});

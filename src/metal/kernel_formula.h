@@ -1,5 +1,5 @@
 // What formulas of kernels call; src/kernel/emit_metal.cpp writes the calls. Names are those of
-// src/cuda/kernel_formula.cuh. Metal's library lacks expm1, log1p and erf.
+// src/cuda/kernel_formula.cuh. Metal's library lacks expm1, log1p, cbrt, erf and erfc.
 
 inline float f_log1p(float x) {
   const float u = 1.0f + x;
@@ -20,18 +20,20 @@ inline float f_expm1(float x) {
   return metal::fma(p * x, x, x);
 }
 
-// Two polynomials, as in src/kernel/vector_math-inl.h.
+// These are as in src/kernel/vector_math-inl.h.
+inline float f_erf_small(float x) {
+  const float z = x * x;
+  float p = -5.96761703e-4f;
+  p = metal::fma(p, z, 4.99119423e-3f);
+  p = metal::fma(p, z, -2.67681349e-2f);
+  p = metal::fma(p, z, 1.12819925e-1f);
+  p = metal::fma(p, z, -3.76125336e-1f);
+  p = metal::fma(p, z, 1.28379166e-1f);
+  return metal::fma(p, x, x);
+}
 inline float f_erf(float x) {
-  const float a = metal::fabs(x), z = x * x;
-  if (a < 0.927734375f) {
-    float p = -5.96761703e-4f;
-    p = metal::fma(p, z, 4.99119423e-3f);
-    p = metal::fma(p, z, -2.67681349e-2f);
-    p = metal::fma(p, z, 1.12819925e-1f);
-    p = metal::fma(p, z, -3.76125336e-1f);
-    p = metal::fma(p, z, 1.28379166e-1f);
-    return metal::fma(p, x, x);
-  }
+  const float a = metal::fabs(x);
+  if (a < 0.927734375f) return f_erf_small(x);
   float r = -1.72853470e-5f;
   r = metal::fma(r, a, 3.83197126e-4f);
   r = metal::fma(r, a, -3.88396438e-3f);
@@ -43,6 +45,35 @@ inline float f_erf(float x) {
   return x != x ? x : metal::copysign(large, x);
 }
 
+inline float f_erfc(float x) {
+  if (metal::fabs(x) < 0.5f) return 1.0f - f_erf_small(x);
+  const float a = metal::fmin(metal::fabs(x), 10.5f), t = (a - 2.0f) / (a + 2.0f);
+  float p = -3.961072653e-04f;
+  p = metal::fma(p, t, -1.222341787e-03f);
+  p = metal::fma(p, t, 1.312570996e-03f);
+  p = metal::fma(p, t, 8.625357412e-03f);
+  p = metal::fma(p, t, -8.060888387e-03f);
+  p = metal::fma(p, t, -5.420262367e-02f);
+  p = metal::fma(p, t, 1.640556604e-01f);
+  p = metal::fma(p, t, -1.660315692e-01f);
+  p = metal::fma(p, t, -9.276399761e-02f);
+  p = metal::fma(p, t, 1.276978374e+00f);
+  const float z = a * a, lost = metal::fma(a, a, -z);
+  const float r = p / (1.0f + 2.0f * a) * metal::precise::exp(-z);
+  const float tail = metal::fma(r, -lost, r);
+  return x != x ? x : x < 0.0f ? 2.0f - tail : tail;
+}
+
+inline float f_cbrt(float x) {
+  const float a = metal::fabs(x);
+  if (!(a > 0.0f && a < INFINITY)) return x;
+  const bool tiny = a < 1.17549435e-38f;
+  const float normal = tiny ? a * 16777216.0f : a;
+  float t = as_type<float>(as_type<uint>(normal) / 3u + 0x2A5119F2u);
+  for (int i = 0; i < 3; ++i) t = metal::fma(normal / (t * t) - t, 1.0f / 3.0f, t);
+  return metal::copysign(tiny ? t * 0.00390625f : t, x);
+}
+
 inline float f_sigmoid(float x) {
   const float z = metal::precise::exp(-metal::fabs(x));
   const float s = 1.0f / (1.0f + z);
@@ -52,6 +83,8 @@ inline float f_softplus(float x) {
   return metal::fmax(x, 0.0f) + f_log1p(metal::precise::exp(-metal::fabs(x))) + (x != x ? x : 0.0f);
 }
 inline float f_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
+inline float f_half(float x) { return float(half(x)); }
+inline float f_bfloat(float x) { return float(bfloat16_t(x)); }
 // Metal leaves it open what integers become of floats that do not fit.
 inline int f_int(float x) {
   if (!(x > -2147483648.0f)) return x != x ? 0 : -2147483647 - 1;

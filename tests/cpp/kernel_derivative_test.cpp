@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "kernel/derivative.h"
+#include "kernel/half_types.h"
 #include "kernel/parser.h"
 #include "kernel_random.h"
 
@@ -31,8 +32,26 @@ TEST(KernelDerivative, IsSimple) {
   EXPECT_EQ(derivative_of("y - y * 1"), "0");
   EXPECT_EQ(derivative_of("exp(2 * x)"), "(exp((x * 2)) * 2)");
   EXPECT_EQ(derivative_of("log(1 + exp(x))"), "sigmoid(x)");
+  EXPECT_EQ(derivative_of("erfc(x)"), "(exp(-((x * x))) * -1.12837923)");
+  EXPECT_EQ(derivative_of("cbrt(x)"), "(0.333333343 / (cbrt(x) * cbrt(x)))");
   EXPECT_EQ(derivative_of("floor(x) + round(x)"), "0");
   EXPECT_EQ(derivative_of("float(int(x)) * 2"), "0");
+}
+
+TEST(KernelDerivative, RoundingTo16BitsIsTakenForTheIdentity) {
+  const auto derivative_in_float = [](const std::string& source) {
+    Tree written, tree;
+    Scope scope;
+    scope.open = true;
+    const NodeId parsed = parse(source, written, scope);
+    const NodeId root = without_half_types(written, {parsed}, tree)[0];
+    return to_string(tree, derivative(tree, root, 0), scope.variables);
+  };
+  EXPECT_EQ(derivative_in_float("half(x)"), "1");
+  EXPECT_EQ(derivative_in_float("half(x) * bfloat(x)"), "(half(x) + bfloat(x))");
+  EXPECT_EQ(derivative_in_float("exp(half(3 * x))"), "(exp(half((x * 3))) * 3)");
+  EXPECT_EQ(derivative_in_float("log(1 + exp(half(x)))"), "sigmoid(half(x))");
+  EXPECT_EQ(derivative_in_float("float(int(half(x)))"), "0");
 }
 
 TEST(KernelDerivative, KinksFollowMlx) {

@@ -76,16 +76,17 @@ TEST(KernelElementwise, EndsAreThoseOfTheMathLibrary) {
   const float inf = INFINITY, nan = NAN;
   const std::vector<float> xs{0.0f,    -0.0f,   inf,   -inf,  nan,   1.0f,   -1.0f,
                               1e-40f,  -1e-40f, 2.0f,  -2.0f, 1e30f, -1e30f, 89.0f,
-                              -110.0f, 0.5f,    -0.5f, 1e7f,  3e38f};
+                              -110.0f, 0.5f,    -0.5f, 1e7f,  3e38f, 0.3f,   -0.3f};
   for_each_target([&](const std::string& target) {
     for (const auto& f : unary_functions()) {
       const auto found = results(std::string(f.name) + "(x)", {array_of(xs)});
       for (size_t i = 0; i < xs.size(); ++i) {
         const double exact = f.value(xs[i]);
-        const bool ok = std::isnan(exact) ? std::isnan(found[i])
-                        : std::isinf(static_cast<float>(exact))
-                            ? found[i] == static_cast<float>(exact)
-                            : std::abs(found[i] - exact) <= 1e-6 * std::abs(exact) + 2e-38;
+        const bool ok =
+            std::isnan(exact)                       ? std::isnan(found[i])
+            : std::isinf(static_cast<float>(exact)) ? found[i] == static_cast<float>(exact)
+            : exact == 0 ? found[i] == 0 && std::signbit(found[i]) == std::signbit(exact)
+                         : std::abs(found[i] - exact) <= 1e-6 * std::abs(exact) + 2e-38;
         EXPECT_TRUE(ok) << target << ": " << f.name << "(" << xs[i] << ") = " << found[i]
                         << ", not " << exact;
       }
@@ -157,6 +158,49 @@ TEST(KernelElementwise, RandomExpressionsAgreeWithFloat64) {
       }
     }
     EXPECT_GT(compared, 20'000);
+  });
+}
+
+/// Compares a random expression with what it is worth in float64; how often it could.
+int compare_random(const std::string& target, std::mt19937_64& random, RandomKind kind,
+                   mx::Dtype compute_dtype) {
+  constexpr int kPoints = 165;
+  std::uniform_real_distribution<double> values(-3, 3);
+  const auto expression = random_expression(random, 4, 3, kind);
+  std::vector<std::vector<float>> in(3);
+  for (auto& each : in) {
+    for (int k = 0; k < kPoints; ++k) each.push_back(static_cast<float>(values(random)));
+  }
+  ElementwiseOptions options;
+  options.inputs = {"a", "b", "c"};
+  options.compute_dtype = compute_dtype;
+  const auto kernel = elementwise(expression.text, options);
+  const auto found = values_of(kernel(array_of(in[0]), array_of(in[1]), array_of(in[2])));
+  int compared = 0;
+  for (int k = 0; k < kPoints && !::testing::Test::HasFailure(); ++k) {
+    const auto exact = expression.evaluate({in[0][k], in[1][k], in[2][k]});
+    if (std::isnan(exact.value)) continue;
+    ++compared;
+    EXPECT_NEAR(found[k], exact.value, 1.01 * exact.error)
+        << target << ": " << expression.text << "\n"
+        << kernel.explain() << "at " << in[0][k] << ", " << in[1][k] << ", " << in[2][k];
+  }
+  return compared;
+}
+
+TEST(KernelElementwise, SixteenBitTypesRoundEachOperation) {
+  using kernel::Type;
+  for_each_target([](const std::string& target) {
+    std::mt19937_64 random(12);
+    int of_types = 0, of_casts = 0;
+    for (int i = 0; i < 600 && !::testing::Test::HasFailure(); ++i) {
+      const bool half = i % 2 == 0;
+      of_types += compare_random(target, random, {half ? Type::float16 : Type::bfloat16, false},
+                                 half ? mx::float16 : mx::bfloat16);
+      of_casts += compare_random(target, random, {Type::float32, true}, mx::float32);
+    }
+    EXPECT_GT(of_types, 30'000) << target;
+    EXPECT_GT(of_casts, 30'000) << target;
   });
 }
 

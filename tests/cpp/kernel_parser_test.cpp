@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "kernel/half_types.h"
 #include "kernel/parser.h"
 #include "kernel_random.h"
 
@@ -54,6 +55,48 @@ TEST(KernelParser, TypesConvertAsInC) {
   EXPECT_DOUBLE_EQ(Parsed("x + 1 / 0 + (2147483647 + 1)").at({0}), -2147483648.0);
 }
 
+TEST(KernelParser, SixteenBitTypesConvertAsInC) {
+  const auto type_of = [](const std::string& source) {
+    Parsed parsed(source);
+    return std::string(type_name(parsed.tree.type(parsed.root)));
+  };
+  EXPECT_EQ(type_of("half(x)"), "half");
+  EXPECT_EQ(type_of("(bfloat)x"), "bfloat");
+  EXPECT_EQ(type_of("static_cast<float16_t>(x) + 1"), "half");
+  EXPECT_EQ(type_of("2h * 3u"), "half");
+  EXPECT_EQ(type_of("2bf * true"), "bfloat");
+  EXPECT_EQ(type_of("2h * 2bf"), "float");
+  EXPECT_EQ(type_of("2h * x"), "float");
+  EXPECT_EQ(type_of("half(x) * 2.0"), "float");
+  EXPECT_EQ(type_of("exp(half(x))"), "half");
+  EXPECT_EQ(type_of("max(half(x), 0)"), "half");
+  EXPECT_EQ(type_of("pow(half(x), 2.0f)"), "float");
+  EXPECT_EQ(type_of("x > 0 ? half(x) : 0"), "half");
+  EXPECT_EQ(type_of("gelu_tanh(half(x))"), "half");
+  EXPECT_EQ(type_of("half(x) < 1"), "bool");
+  EXPECT_EQ(type_of("half h = x; bfloat16_t b = h; b"), "bfloat");
+}
+
+TEST(KernelParser, CastsTo16BitsStay) {
+  EXPECT_EQ(Parsed("half(x)").text(), "half(x)");
+  EXPECT_EQ(Parsed("float(half(x))").text(), "float(half(x))");
+  EXPECT_EQ(Parsed("half(float(half(x)))").text(), "half(x)");
+  EXPECT_EQ(Parsed("bfloat(half(x))").text(), "bfloat(half(x))");
+  EXPECT_EQ(Parsed("half(0.1f)").text(), "0.0999755859");
+  EXPECT_EQ(Parsed("half(1e-7f) + bfloat(1e-40f) + half(70000)").text(), "inf");
+  EXPECT_EQ(Parsed("bfloat(1.00390625f) * 256").text(), "256");  // halves to even
+  EXPECT_EQ(Parsed("bfloat(1.01171875f) * 256").text(), "260");
+  // Each operation is rounded, but what is computed at once.
+  EXPECT_EQ(Parsed("pow(half(x), 3)").text(), "pow(half(x), 3)");
+  EXPECT_EQ(Parsed("log(1 + exp(half(x)))").text(), "softplus(half(x))");
+  EXPECT_EQ(Parsed("log(1 + half(exp(x)))").text(), "log1p(half(exp(x)))");
+  Tree computed;
+  const Parsed product("half(x) * half(y) + bfloat(x)");
+  const auto root = without_half_types(product.tree, {product.root}, computed)[0];
+  EXPECT_EQ(to_string(computed, root, product.scope.variables),
+            "(half((half(x) * half(y))) + bfloat(x))");
+}
+
 TEST(KernelParser, FormulasOfThePythonPackageRun) {
   // Each as it stands in PyPI zmlx 0.10's kernels.
   const std::vector<double> at{0.5, 0.25, 1.5, 0.75};
@@ -92,6 +135,7 @@ TEST(KernelParser, UnstableFormsBecomeStableOnes) {
   EXPECT_EQ(Parsed("a / (1 + exp(-a)) * b").text(), "((a * sigmoid(a)) * b)");
   EXPECT_EQ(Parsed("exp(x) / (1 + exp(x))").text(), "sigmoid(x)");
   EXPECT_EQ(Parsed("exp(x) - 1").text(), "expm1(x)");
+  EXPECT_EQ(Parsed("1 - erf(x)").text(), "erfc(x)");
   EXPECT_EQ(Parsed("log(x + 1)").text(), "log1p(x)");
   EXPECT_EQ(Parsed("1 / sqrt(x)").text(), "rsqrt(x)");
   EXPECT_EQ(Parsed("pow(x, 2)").text(), "(x * x)");
@@ -137,7 +181,9 @@ TEST(KernelParser, ErrorsHelp) {
   expect("~x", "'~' needs an integer, not float");
   expect("x & 1", "'&' needs integers, not float");
   expect("exp + 1", "'exp' is a function: expected '(' after it");
-  expect("half(x)", "'half' is not a type here");
+  expect("double(x)", "'double' is not a type here");
+  expect("x + 65520h", "column 5: the number 65520h is out of range");
+  expect("half(x) & 1", "'&' needs integers, not float");
   expect("select(a, b, c)", "the third argument of select(a, b, condition) must be bool");
   expect("let exp = 2; exp", "'exp' has a meaning already");
   expect("1.2.3", "'1.2.3' is not a number");

@@ -8,6 +8,7 @@ namespace zmlx::testing {
 
 namespace {
 
+using kernel::is_half;
 using kernel::Op;
 using kernel::Type;
 using Evaluate = std::function<Approximate(const std::vector<double>&)>;
@@ -19,7 +20,7 @@ const Approximate kUnknown{std::numeric_limits<double>::quiet_NaN(), 0};
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 double rsqrt(double x) { return 1 / std::sqrt(x); }
-double sign(double x) { return std::isnan(x) ? x : (x > 0) - (x < 0); }
+double sign(double x) { return x > 0 ? 1 : x < 0 ? -1 : x; }
 double silu(double x) { return x * sigmoid(x); }
 double square(double x) { return x * x; }
 Approximate checked(double value, double error) {
@@ -50,6 +51,15 @@ Approximate through(const F& f, Approximate a, double ulps) {
   return through([&](double x, double) { return f(x); }, a, {0, 0}, ulps);
 }
 
+/// The number of a 16-bit type that a value is rounded to; unknown if it is too close to the middle
+/// of two.
+Approximate rounded(Approximate a, Type type) {
+  const double value = kernel::as_type(a.value, type);
+  const bool sure = kernel::as_type(a.value - 2 * a.error, type) == value &&
+                    kernel::as_type(a.value + 2 * a.error, type) == value;
+  return sure ? checked(value, 0) : kUnknown;
+}
+
 struct BinaryFunction {
   const char* name;
   double (*value)(double, double);
@@ -62,6 +72,7 @@ const BinaryFunction kBinary[] = {
     {"max", [](double a, double b) { return std::fmax(a, b); }, 0},
     {"min", [](double a, double b) { return std::fmin(a, b); }, 0},
     {"fmod", [](double a, double b) { return std::fmod(a, b); }, 1},
+    {"fdim", [](double a, double b) { return std::fdim(a, b); }, 0.5},
     {"copysign", [](double a, double b) { return std::copysign(a, b); }, 0},
 };
 const BinaryFunction kInfix[] = {
@@ -90,10 +101,12 @@ const IntegerFunction kIntegers[] = {
 
 class Generator {
  public:
-  Generator(std::mt19937_64& random, int variables) : random_(random), variables_(variables) {}
+  Generator(std::mt19937_64& random, int variables, RandomKind kind)
+      : random_(random), variables_(variables), type_(kind.type), casts_(kind.casts) {}
 
   RandomExpression real(int depth) {
     if (depth <= 0) return leaf();
+    if (casts_ && pick(12) == 0) return cast(depth);
     switch (pick(12)) {
       case 0:
       case 1:
@@ -118,33 +131,58 @@ class Generator {
  private:
   size_t pick(size_t count) { return random_() % count; }
 
+  /// An operation's result, as its type has it.
+  Approximate result(Approximate exact) const {
+    return is_half(type_) ? rounded(exact, type_) : exact;
+  }
+
+  RandomExpression cast(int depth) {
+    auto a = real(depth - 1);
+    const bool half = pick(2) == 0;
+    const Type type = half ? Type::float16 : Type::bfloat16;
+    static constexpr const char* kForms[] = {"float(%s(", "float((%s)(",
+                                             "(1.0f * static_cast<%s>("};
+    char before[40];
+    std::snprintf(before, sizeof(before), kForms[pick(3)], half ? "half" : "bfloat");
+    return {before + a.text + "))",
+            [type, a = a.evaluate](const std::vector<double>& in) { return rounded(a(in), type); }};
+  }
+
   RandomExpression leaf() {
     if (pick(4) != 0) {
       const size_t n = pick(variables_);
       return {std::string(1, static_cast<char>('a' + n)),
-              [n](const std::vector<double>& in) { return Approximate{in[n], 0}; }};
+              [n, type = type_](const std::vector<double>& in) {
+                return Approximate{is_half(type) ? kernel::as_type(in[n], type) : in[n], 0};
+              }};
     }
     static constexpr double kNumbers[] = {0.5, 1, 2, -1.5, 0.25, 3, 1.0 / 3, -0.125};
-    const double number = kNumbers[pick(std::size(kNumbers))];
+    double number = kNumbers[pick(std::size(kNumbers))];
+    // With 1 + exp(x) and the like go formulas that are computed at once, without rounding between.
+    if (is_half(type_) && number == 1) number = 1.25;
     char text[40];
-    std::snprintf(text, sizeof(text), pick(2) ? "%.9gf" : "T(%.9g)", number);
+    std::snprintf(text, sizeof(text), pick(2) && !is_half(type_) ? "%.9gf" : "T(%.9g)", number);
     std::string written = text;
     if (written.back() == 'f' && written.find('.') == std::string::npos) {
       written.insert(written.size() - 1, ".0");
     }
-    const double rounded = static_cast<float>(number);
+    const double value = kernel::as_type(number, type_);
     return {number < 0 ? "(" + written + ")" : written,
-            [rounded](const std::vector<double>&) { return Approximate{rounded, 0}; }};
+            [rounded = value](const std::vector<double>&) { return Approximate{rounded, 0}; }};
   }
 
   RandomExpression unary(int depth) {
     const auto& functions = unary_functions();
-    const auto f = functions[pick(functions.size())];
+    auto f = functions[pick(functions.size())];
     auto a = real(depth - 1);
+    // Of 16-bit types, what is computed at once or in two steps is not at random.
+    while (is_half(type_) && (std::string(f.name).starts_with("log") || f.value == silu)) {
+      f = functions[pick(functions.size())];
+    }
     static constexpr const char* kPrefixes[] = {"", "metal::", "metal::precise::", "kk_"};
     return {kPrefixes[pick(4)] + std::string(f.name) + "(" + a.text + ")",
-            [f, a = a.evaluate](const std::vector<double>& in) {
-              return through(f.value, a(in), f.ulps);
+            [f, a = a.evaluate, g = *this](const std::vector<double>& in) {
+              return g.result(through(f.value, a(in), f.ulps));
             }};
   }
 
@@ -154,8 +192,8 @@ class Generator {
     const auto text = infix ? "(" + a.text + " " + f.name + " " + b.text + ")"
                             : std::string(f.name) + "(" + a.text + ", " + b.text + ")";
     // Fusing a product into a sum rounds once less.
-    return {text, [f, a = a.evaluate, b = b.evaluate](const std::vector<double>& in) {
-              return through(f.value, a(in), b(in), f.ulps);
+    return {text, [f, a = a.evaluate, b = b.evaluate, g = *this](const std::vector<double>& in) {
+              return g.result(through(f.value, a(in), b(in), f.ulps));
             }};
   }
 
@@ -196,8 +234,8 @@ class Generator {
   RandomExpression integers(int depth) {
     auto a = real(depth - 2), b = real(depth - 2);
     const auto f = kIntegers[pick(std::size(kIntegers))];
-    return {"float(int(" + a.text + ") " + f.name + " int(" + b.text + "))",
-            [f, a = a.evaluate, b = b.evaluate](const std::vector<double>& in) {
+    return {"T(int(" + a.text + ") " + f.name + " int(" + b.text + "))",
+            [f, a = a.evaluate, b = b.evaluate, g = *this](const std::vector<double>& in) {
               const auto x = a(in), y = b(in);
               for (const auto& v : {x, y}) {
                 const bool sure =
@@ -206,7 +244,7 @@ class Generator {
               }
               const auto value = static_cast<double>(
                   f.value(static_cast<int64_t>(x.value), static_cast<int64_t>(y.value)));
-              return checked(value, std::abs(value) * kEps / 2);
+              return g.result(checked(value, std::abs(value) * kEps / 2));
             }};
   }
 
@@ -214,11 +252,25 @@ class Generator {
   RandomExpression repeated(int depth) {
     auto a = real(depth - 1);
     return {"(" + a.text + " / (1 + exp(-(" + a.text + "))))",
-            [a = a.evaluate](const std::vector<double>& in) { return through(silu, a(in), 5); }};
+            [a = a.evaluate, g = *this](const std::vector<double>& in) {
+              if (!is_half(g.type_)) return through(silu, a(in), 5);
+              const auto x = a(in);
+              const auto times = [](double p, double q) { return p * q; };
+              const auto factor = g.result(through(sigmoid, x, 4));
+              const auto stable = g.result(through(times, x, factor, 0.5));
+              // Constants are computed as it is written; only where that is the same, all is known.
+              const auto power = g.result(through([](double p) { return std::exp(-p); }, x, 2));
+              const auto below = g.result(through([](double p) { return 1 + p; }, power, 0.5));
+              const auto over = [](double p, double q) { return p / q; };
+              const auto written = g.result(through(over, x, below, 1));
+              return stable.value == written.value ? stable : kUnknown;
+            }};
   }
 
   std::mt19937_64& random_;
   size_t variables_;
+  Type type_;
+  bool casts_;
 };
 
 }  // namespace
@@ -236,6 +288,7 @@ const std::vector<UnaryFunction>& unary_functions() {
       {"sinh", std::sinh, 5, -89, 89},       {"cosh", std::cosh, 4, -89, 89},
       {"tanh", std::tanh, 5, -20, 20},       {"asinh", std::asinh, 4, -1e18, 1e18},
       {"acosh", std::acosh, 4, 1, 1e18},     {"atanh", std::atanh, 4, -0.9999, 0.9999},
+      {"cbrt", std::cbrt, 2, -1e38, 1e38},   {"erfc", std::erfc, 5, -5, 10},
       {"erf", std::erf, 4, -5, 5},           {"sigmoid", sigmoid, 4, -87, 87},
       {"softplus", softplus, 4, -87, 1e10},  {"floor", std::floor, 0, -1e9, 1e9},
       {"ceil", std::ceil, 0, -1e9, 1e9},     {"trunc", std::trunc, 0, -1e9, 1e9},
@@ -246,8 +299,9 @@ const std::vector<UnaryFunction>& unary_functions() {
   return functions;
 }
 
-RandomExpression random_expression(std::mt19937_64& random, int depth, int variables) {
-  return Generator(random, variables).real(depth);
+RandomExpression random_expression(std::mt19937_64& random, int depth, int variables,
+                                   RandomKind kind) {
+  return Generator(random, variables, kind).real(depth);
 }
 
 namespace {

@@ -25,9 +25,18 @@ struct RandomExpression {
   std::function<Approximate(const std::vector<double>&)> evaluate;
 };
 
-/// Variables are named a, b, c...; the expression is of float.
+/// What random expressions are made of.
+struct RandomKind {
+  /// What `T` means. Of a 16-bit type all is in it, and each operation's result is rounded to it.
+  kernel::Type type = kernel::Type::float32;
+  /// Whether floats are sometimes rounded to 16 bits. The slope of what is rounded says nothing.
+  bool casts = false;
+};
+
+/// Variables are named a, b, c...; the expression is of T.
 /// @param depth  of operations within each other.
-RandomExpression random_expression(std::mt19937_64& random, int depth, int variables);
+RandomExpression random_expression(std::mt19937_64& random, int depth, int variables,
+                                   RandomKind kind = {});
 
 /// A function of one argument: its name, its value, and its error in the evaluator in units of the
 /// last place, which docs/kernels.md states too.

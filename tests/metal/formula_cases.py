@@ -12,9 +12,12 @@ from kernel_cases import (
     FLOATS,
     FORMULAS,
     LENGTHS,
+    MANY,
     UNARY,
     layer_norm,
+    many_arrays,
     normal,
+    sixteen_bits,
     strided_pairs,
 )
 from zmlx.bench.kernels import softmax
@@ -77,6 +80,9 @@ def broadcasts_and_strides():
     for name, a, b in strided_pairs():
         if name != "nothing":
             yield Call(kernel, [a, b])
+            if a.shape == b.shape:
+                yield Call(kernel, [a, b, a], "vjp")
+    yield Call(zmlx.elementwise(MANY), many_arrays(), atol=1e-5)
 
 
 def transforms():
@@ -91,6 +97,24 @@ def transforms():
     x = normal((1000,))
     with mx.stream(mx.cpu):
         yield Call(given, [x, given(x), normal((1000,), seed=1)], "vjp")
+
+
+def types_of_16_bits():
+    x, y, g = (normal((3, 1001), dtype, seed) for seed, dtype in enumerate(FLOATS))
+    for kernel, tolerance in sixteen_bits():
+        yield Call(kernel, [x, y], **tolerance)
+        yield Call(kernel, [x, y, g], "vjp")
+    for dtype in FLOATS:
+        x = normal((5, 300), mx.bfloat16, 3)
+        kernel = zmlx.reduce(init="0", update="acc + v * v", finalize="2 * s", compute_dtype=dtype)
+        yield Call(kernel, [x], rtol=1e-2)  # sums may be rounded either way
+        kernel = zmlx.map_reduce(
+            pass1={"init": "-INFINITY", "update": "max(acc1, x)", "reduce": "max(a, b)"},
+            pass2={"init": "INFINITY", "update": "min(acc2, half(x))", "reduce": "min(a, b)"},
+            write="(T)(x - s1) * T(x - s2)",
+            compute_dtype=dtype,
+        )
+        yield Call(kernel, [x], rtol=0, atol=0)
 
 
 def written_formulas():
@@ -192,6 +216,7 @@ GROUPS = (
     ends_of_functions,
     broadcasts_and_strides,
     transforms,
+    types_of_16_bits,
     written_formulas,
     rows_of_any_length,
     reductions_of_every_kind,

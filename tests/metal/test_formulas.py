@@ -16,11 +16,12 @@ from formula_cases import (
     transforms,
     transforms_of_rows,
     types_and_sizes,
+    types_of_16_bits,
 )
 from formulas import Call, Formulas
 from kernel_cases import HALF_UNIT, UNARY, doubles, sweep
 from msl import MslFault, Options
-from random_formulas import corpus_program, in_one, inputs_of_one, random_formulas
+from random_formulas import KINDS, corpus_program, in_one, inputs_of_one, random_formulas
 
 
 def difference(call, outputs):
@@ -49,11 +50,13 @@ def test_formulas_compute_what_the_cpu_does(group):
 
 
 def small(calls, most):
-    """One call of each text, of at most so many elements."""
+    """One call of each text, of arrays with gaps of each shape, of at most so many elements."""
     chosen = {}
     for call in calls:
         if max(x.size for x in call.inputs) <= most:
-            chosen.setdefault(call.launch["text"], call)
+            numbers = call.launch["numbers"].items()
+            gaps = [number for name, number in numbers if re.match(r"[nos]\d", name)]
+            chosen.setdefault((call.launch["text"], tuple(gaps)), call)
     return list(chosen.values())
 
 
@@ -87,7 +90,14 @@ FAULTS = {
     "elements behind vectors": (r"< size % 4\)", "< size % 2)", types_and_sizes),
     "the second vector": (TILE, r"\g<1>255", types_and_sizes),
     "one element for all": (r"in1\[0\]", "(in1[0] + 1)", broadcasts_and_strides),
+    "where an array begins": (r"= o1 \+", "=", broadcasts_and_strides),
+    "the second axis": (r"\+ c1 \* s", "+ c0 * s", broadcasts_and_strides),
+    "an element of a column": (r"j \* s1_2", "j", broadcasts_and_strides),
+    "a vector of a row": (r"(in1 \+ o1 \+ c0 \* s1_0) \+ c1", r"\1", broadcasts_and_strides),
+    "the length of an axis": (r"rest % n1", "rest % (n1 + 1)", broadcasts_and_strides),
     "rounding to bfloat16": (r"bfloat16_t\((y\d)\)", r"bfloat16_t(\1 * 1.02f)", types_and_sizes),
+    "a cast to half": (r"float\(half\(x\)\)", "x", types_of_16_bits),
+    "a cast to bfloat": (r"float\(bfloat16_t\(x\)\)", "float(half(x))", types_of_16_bits),
     "sums": (r"\((\w+) \+ ", r"(\1 - ", transforms),
     "half of a simdgroup": (r"ushort d = 16", "ushort d = 8", rows_of_any_length),
     "one simdgroup": (r"(shared\d)\[thread_index_in_simd\w+ % 16\]", r"\1[0]", rows_of_any_length),
@@ -188,3 +198,27 @@ def test_random_formulas_agree_with_float64(contract, tmp_path):
     assert compared > 50_000 and sloped > 25_000
     # Where digits cancel in the derivative alone, nothing bounds its error.
     assert len(off) <= 2e-3 * sloped, f"{len(off)} of {sloped}:\n" + "\n".join(off[:5])
+
+
+@pytest.mark.parametrize("kind, dtype", KINDS.items(), ids=KINDS)
+def test_random_formulas_of_16_bits_are_rounded_rightly(kind, dtype, tmp_path):
+    many = random_formulas(corpus_program(tmp_path), 7, 640, depth=4, kind=kind)
+    calls = []
+    for k in range(0, len(many), 16):
+        part = many[k : k + 16]
+        kernel = zmlx.elementwise(
+            in_one(part), inputs=["a", "b", "c", "k"], compute_dtype=getattr(mx, dtype)
+        )
+        calls.append((part, Call(kernel, [mx.array(x) for x in inputs_of_one(part)])))
+    formulas = Formulas([call for _, call in calls])
+    compared = 0
+    for part, call in calls:
+        found = doubles(formulas.run(call)[0]).reshape(len(part), -1)
+        for f, numbers in zip(part, found, strict=True):
+            known = np.isfinite(f.value)
+            compared += int(known.sum())
+            wrong = np.flatnonzero(known & ~(np.abs(numbers - f.value) <= 2 * f.error))
+            assert not len(wrong), (
+                f"{f.text} at {f.inputs[:, wrong[0]]}: {numbers[wrong[0]]}, not {f.value[wrong[0]]}"
+            )
+    assert compared > 8_000

@@ -42,6 +42,7 @@ UNARY = {
     "sinh": (math.sinh, 5, -88, 88), "cosh": (math.cosh, 4, -88, 88),
     "tanh": (math.tanh, 5, -20, 20), "asinh": (math.asinh, 4, -1e18, 1e18),
     "acosh": (math.acosh, 4, 1, 1e18), "atanh": (math.atanh, 4, -0.9999, 0.9999),
+    "cbrt": (np.cbrt, 2, -1e30, 1e30), "erfc": (math.erfc, 5, -5, 9),
     "erf": (math.erf, 4, -5, 5), "sigmoid": (sigmoid, 4, -87, 87),
     "softplus": (softplus, 4, -87, 1e10), "silu": (lambda x: x * sigmoid(x), 5, -80, 1e10),
     "floor": (math.floor, 0, -1e6, 1e6), "ceil": (math.ceil, 0, -1e6, 1e6),
@@ -77,14 +78,49 @@ def strided_pairs():
     yield "a row for all", long, long[7]
     yield "a column for all", long, long[:, 5:6]
     yield "an odd offset", long.reshape(-1)[3:], long.reshape(-1)[:-3]
+    yield "every second row", long[::2], long[1::2, :]
+    yield "a number from within", long, mx.broadcast_to(long[5, 3], long.shape)
+    yield "columns and rows", long[:, :8], long[:, 16:]
+    yield "a few from an odd offset", x.reshape(-1)[3:], x.reshape(-1)[:-3]
+    yield "rows from an odd offset", x[:, :, 1:37], x[:, :, 4:]
+    yield "rows of odd length", x[:, :, :39], x[:, :1, 1:]
+    wide = normal((5, 6, 7, 4, 16), mx.bfloat16, 4)
+    turned = wide.transpose(2, 0, 1, 3, 4)
+    yield "axes that do not join", turned[:, :, :1], turned[..., ::-1, :]
+    yield "five axes", wide[::2, ::2, ::2, ::2, ::2], normal((3, 3, 4, 2, 8), seed=5)
     yield "many axes", x.reshape(2, 3, 7, 1, 5, 8), y.T.reshape(2, 3, 7, 1, 5, 8)[..., :1]
 
 
+def many_arrays():
+    """More arrays with gaps than a launch has parameters for."""
+    return [normal((7, 5, 12), seed=k)[::2, ::-1, k % 3 : k % 3 + 8] for k in range(11)]
+
+
+MANY = " + ".join(f"{k + 1} * {chr(97 + k)}" for k in range(11))
 FORMULAS = {
     "swiglu": "a / (1 + exp(-a)) * b",
     "mish": "a * tanh(log(1 + exp(a))) + 0 * b",
     "choice": "a < b ? a * b : exp(-a * a) + max(a, 0.3f * b)",
 }
+
+
+# Of operations that are exact in float32, or rounded as IEEE 754 has it.
+SIXTEEN_BITS = {
+    "typed": "x * x + x / 3 - T(0.1) * abs(y) + max(x, y) * sqrt(abs(y))",
+    "casts": "float(half(x)) + bfloat(y) * half(x * y) + (bfloat)x",
+    "bound": "half h = x; bfloat b = y; (T)(h * h) - b * 3 + float(half(b))",
+    "ends": "half(x * 20000) + half(y * 1e-6f) + bfloat(x * 3e38f)",
+}
+
+
+def sixteen_bits():
+    """Kernels of x and y, and how far results may be off: sums and products in float32 are fused
+    here and not there."""
+    for dtype in FLOATS:
+        for name, text in SIXTEEN_BITS.items():
+            exact = dtype != mx.float32 and name != "casts"
+            tolerance = {"rtol": 0, "atol": 0} if exact else {}
+            yield zmlx.elementwise(text, inputs=["x", "y"], compute_dtype=dtype), tolerance
 
 
 def layer_norm(length):

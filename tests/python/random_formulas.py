@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 _BUILT = ROOT / "build/release/tests/cpp/kernel_random_corpus"
 _SOURCES = ["tests/cpp/kernel_random_corpus.cpp", "tests/cpp/kernel_random.cpp"]
 _SOURCES += ["src/kernel/expression.cpp", "src/kernel/simplify.cpp"]
+# Kinds of formulas that round to 16 bits, and what T is in them.
+KINDS = {"casts": "float32", "half": "float16", "bfloat": "bfloat16"}
 
 
 @dataclass
@@ -51,10 +53,10 @@ def corpus_program(folder: Path) -> Path | None:
 
 
 def random_formulas(
-    program: Path, seed: int, count: int, depth: int = 5, points: int = 37
+    program: Path, seed: int, count: int, depth: int = 5, points: int = 37, kind: str = "float"
 ) -> list[RandomFormula]:
-    """So many of them."""
-    arguments = [str(program), *map(str, (seed, count, depth, points))]
+    """So many of them; `kind` is that of tests/cpp/kernel_random_corpus.cpp."""
+    arguments = [str(program), *map(str, (seed, count, depth, points)), kind]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     formulas = []
     for line in done.stdout.splitlines():

@@ -13,14 +13,17 @@ from kernel_cases import (
     FORMULAS,
     HALF_UNIT,
     LENGTHS,
+    MANY,
     UNARY,
     doubles,
     layer_norm,
+    many_arrays,
     normal,
+    sixteen_bits,
     strided_pairs,
     sweep,
 )
-from random_formulas import corpus_program, in_one, inputs_of_one, random_formulas
+from random_formulas import KINDS, corpus_program, in_one, inputs_of_one, random_formulas
 from zmlx.bench.kernels import softmax as make_softmax
 
 GPU = mx.cuda.is_available() or mx.metal.is_available()
@@ -117,7 +120,27 @@ def test_ends_are_the_cpus(dtype):
 
 @pytest.mark.parametrize("a, b", [pytest.param(a, b, id=n) for n, a, b in strided_pairs()])
 def test_broadcasts_and_strides(a, b):
-    assert_agrees(zmlx.elementwise("a * b + 2 * a - b"), a, b)
+    kernel = zmlx.elementwise("a * b + 2 * a - b")
+    assert_agrees(kernel, a, b)
+    if a.shape == b.shape:
+        assert_agrees(lambda a, b: mx.vjp(kernel, [a, b], [kernel(b, a)])[1], a, b)
+
+
+def test_more_arrays_with_gaps_than_a_launch_takes():
+    assert_agrees(zmlx.elementwise(MANY), *many_arrays(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_large_arrays_with_gaps(dtype):
+    kernel = zmlx.elementwise("a * b + 2 * a - b")
+    x = normal((3000, 2048), dtype, 1)
+    y = normal((2048, 3000), dtype, 2)
+    assert_agrees(kernel, x, y.T)
+    assert_agrees(kernel, x, x[:1])
+    assert_agrees(kernel, x, x[:, 7:8])
+    assert_agrees(kernel, x[:, 1024:], x[:, :1024])
+    assert_agrees(kernel, x[::3, 1::2], y.T[1::3, ::-2])
+    assert_agrees(kernel, x.reshape(-1)[5:], x.reshape(-1)[:-5])
 
 
 @pytest.mark.parametrize("text", FORMULAS.values(), ids=FORMULAS)
@@ -136,6 +159,13 @@ def test_transforms(text, dtype):
     assert_agrees(lambda a, b: mx.vmap(kernel, in_axes=(0, None))(a, b[0]), a, b)
     assert_agrees(lambda a, b: mx.compile(lambda a, b: kernel(a + 1, b) * 2)(a, b), a, b)
     assert_agrees(second, a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_16_bit_types():
+    x, y, g = (normal((3, 1001), dtype, seed) for seed, dtype in enumerate(FLOATS))
+    for kernel, tolerance in sixteen_bits():
+        assert_agrees(kernel, x, y, **tolerance)
+        assert_agrees(lambda x, y, k=kernel: mx.vjp(k, [x, y], [g])[1], x, y)
 
 
 def test_given_derivative():
@@ -242,6 +272,31 @@ def test_autotune_measures_the_gpu(tmp_path, monkeypatch):
             np.testing.assert_allclose(doubles(kernel(argument)), doubles(before), rtol=2e-6)
 
 
+@pytest.mark.skipif(not mx.cuda.is_available(), reason="needs CUDA")
+def test_a_raw_cuda_kernel_with_a_derivative():
+    square = zmlx.cuda_kernel(
+        "square",
+        ["x"],
+        ["y"],
+        "auto i = blockIdx.x * blockDim.x + threadIdx.x; if (i < 1000) y[i] = x[i] * x[i];",
+        vjp=lambda primals, cotangents, outputs: 2 * primals[0] * cotangents[0],
+    )
+    x = normal((1000,))
+
+    def squared(x):
+        return square(
+            x,
+            grid=(1024, 1, 1),
+            threadgroup=(256, 1, 1),
+            output_shapes=[x.shape],
+            output_dtypes=[x.dtype],
+        )[0]
+
+    with mx.stream(mx.gpu):
+        assert mx.allclose(squared(x), x * x)
+        assert mx.allclose(mx.grad(lambda x: squared(x).sum())(x), 2 * x)
+
+
 def _wrong(formulas, batch):
     """What a process finds: messages, and how many values and slopes were compared."""
     messages, compared, sloped, off = [], 0, 0, []
@@ -285,3 +340,24 @@ def test_random_formulas_agree_with_float64(tmp_path):
     assert compared > 40_000 and sloped > 20_000
     # Where digits cancel in the derivative alone, nothing bounds its error.
     assert len(off) <= 2e-3 * sloped, f"{len(off)} of {sloped}:\n" + "\n".join(off[:5])
+
+
+@pytest.mark.parametrize("kind, dtype", KINDS.items(), ids=KINDS)
+def test_random_formulas_of_16_bits_are_rounded_rightly(kind, dtype, tmp_path):
+    program = corpus_program(tmp_path)
+    if program is None:
+        pytest.skip("no C++ compiler to make random formulas with")
+    many = random_formulas(program, 7, 640, depth=4, kind=kind)
+    compared = 0
+    for start in range(0, len(many), 16):
+        part = many[start : start + 16]
+        kernel = zmlx.elementwise(
+            in_one(part), inputs=["a", "b", "c", "k"], compute_dtype=getattr(mx, dtype)
+        )
+        (found,) = on(mx.gpu, kernel, *(mx.array(x) for x in inputs_of_one(part)))
+        for f, values in zip(part, doubles(found).reshape(len(part), -1), strict=True):
+            known = np.isfinite(f.value)
+            compared += int(known.sum())
+            wrong = np.flatnonzero(known & ~(np.abs(values - f.value) <= 2 * f.error))
+            assert not len(wrong), f"{f.text} at {f.inputs[:, wrong[0]]}"
+    assert compared > 8_000

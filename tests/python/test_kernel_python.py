@@ -4,6 +4,7 @@ import math
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 import zmlx
 from zmlx.bench import compare
@@ -52,6 +53,40 @@ def test_given_derivative_as_in_the_python_package():
         use_output=False,
     )
     assert_gradient_matches(silu, nn.silu, SHAPES)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_16_bit_compute_dtypes_compute_as_mlx_does_in_them(dtype):
+    x, y = (3 * mx.random.normal((4000,), key=mx.random.key(seed)) for seed in (1, 2))
+    kernel = zmlx.elementwise("(x * y + x / y) - T(0.1) * x * 3", compute_dtype=dtype)
+    a, b = x.astype(dtype), y.astype(dtype)
+    with mx.stream(mx.cpu):
+        expected = (a * b + a / b) - mx.array(0.1, dtype) * a * mx.array(3, dtype)
+        assert mx.array_equal(kernel(a, b), expected)
+        # Wider arrays are rounded when they are read, and results have their type.
+        assert mx.array_equal(kernel(x, y), expected.astype(mx.float32))
+        rounded = zmlx.elementwise("half(x)" if dtype == mx.float16 else "(bfloat)x")
+        assert mx.array_equal(rounded(x), a.astype(mx.float32))
+        norm2 = zmlx.reduce(init="0", update="acc + v * v", finalize="s", compute_dtype=dtype)
+        squares = (a * a).astype(mx.float32).sum()
+        np.testing.assert_allclose(norm2(x).item(), squares.item(), rtol=2**-8)
+        assert norm2(x).item() == norm2(x).astype(dtype).item()
+
+
+def test_16_bit_formulas_have_the_derivative_of_what_they_round():
+    silu = zmlx.elementwise("x / (1 + exp(-x))", compute_dtype=mx.float16)
+    assert_gradient_matches(silu, nn.silu, SHAPES, atol=2e-3, rtol=2e-3)
+    given = zmlx.elementwise(
+        "kk_silu(x)",
+        grad_expr="T s = kk_sigmoid(x); g * (s + x * s * ((T)1 - s))",
+        compute_dtype=mx.bfloat16,
+    )
+    assert_gradient_matches(given, nn.silu, SHAPES, atol=2e-2, rtol=2e-2)
+    cast = zmlx.elementwise("half(x) * bfloat(y)")
+    x, y = mx.array([0.1, 2.0]), mx.array([0.3, 5.0])
+    by_x, by_y = mx.grad(lambda x, y: cast(x, y).sum(), [0, 1])(x, y)
+    assert mx.array_equal(by_x, y.astype(mx.bfloat16).astype(mx.float32))
+    assert mx.array_equal(by_y, x.astype(mx.float16).astype(mx.float32))
 
 
 def test_raw_source_is_refused():
@@ -261,3 +296,71 @@ def test_comparisons_with_nan_are_those_of_c():
     ):
         kernel = zmlx.elementwise(f"float({text})")
         assert kernel(x).tolist() == expected * 9, text
+
+
+SQUARE = {"name": "square", "input_names": ["x"], "output_names": ["y"], "source": "y = x * x;"}
+LAUNCH = {"grid": (4, 1, 1), "threadgroup": (4, 1, 1), "output_shapes": [(4,)]}
+
+
+@pytest.mark.parametrize("kind", ["metal_kernel", "cuda_kernel"])
+def test_raw_kernels_are_kept_and_have_the_given_derivative(kind, monkeypatch):
+    zmlx.registry.clear_cache()
+    made = []
+
+    def make(**parameters):
+        made.append(parameters)
+
+        def kernel(inputs, grid, threadgroup, output_shapes):
+            assert (grid, threadgroup, output_shapes) == tuple(LAUNCH.values())
+            return [inputs[0] * inputs[0]]
+
+        return kernel
+
+    monkeypatch.setattr(mx.fast, kind, make)
+    make_raw = getattr(zmlx, kind)
+    plain = make_raw(**SQUARE)
+    given = make_raw(**SQUARE, vjp=lambda xs, gs, ys: [10 * xs[0] * gs[0] + ys[0] / xs[0]])
+    assert len(made) == 1 and made[0]["source"] == "y = x * x;"
+    make_raw(**SQUARE, header="// another")
+    assert len(made) == 2
+    x = mx.array([1.0, 2.0, 3.0, 4.0])
+    assert mx.array_equal(plain(x, **LAUNCH)[0], x * x)
+    slope = mx.grad(lambda x: 2 * given(x, **LAUNCH)[0].sum())(x)
+    assert mx.array_equal(slope, 21 * x)
+    first, second = zmlx.registry.entries()
+    assert (first["name"], first["kind"], first["definitions"], first["calls"]) == (
+        *("square", kind),
+        *(2, 2),
+    )
+    assert second["calls"] == 0 and "square" in zmlx.registry.summary()
+    zmlx.registry.clear_cache()
+    assert zmlx.registry.cache_size() == 0
+
+
+def test_functions_of_the_math_library():
+    x = mx.array([-2.5, -0.5, 0.0, 0.5, 9.0])
+    for name in ("erfc", "cbrt"):
+        expected = [float(getattr(np, name, getattr(math, name, None))(v)) for v in x.tolist()]
+        np.testing.assert_allclose(zmlx.elementwise(f"{name}(x)")(x), expected, rtol=1e-6)
+    difference = zmlx.elementwise("fdim(x, 0.25f)")
+    assert difference(x).tolist() == [0, 0, 0, 0.25, 8.75]
+    assert mx.isnan(difference(mx.array(math.nan)))
+
+    @zmlx.jit
+    def tail(x):
+        return math.erfc(x) + mx.exp(0 * x)
+
+    np.testing.assert_allclose(tail(x), [math.erfc(v) + 1 for v in x.tolist()], rtol=1e-6)
+
+
+def test_autotune_takes_parameters_of_the_fused_operations():
+    x, indices = mx.random.normal((2, 1, 1, 64)), mx.array([[0, 1], [2, 3]])
+    gate, up = (mx.quantize(mx.random.normal((4, 64, 64), key=mx.random.key(k))) for k in (1, 2))
+
+    def run(max_rows, numerics):
+        return zmlx.fast.gather_qmm_swiglu(
+            x, *gate, *up, rhs_indices=indices, max_rows=max_rows, numerics=numerics
+        )
+
+    candidates = [{"max_rows": m, "numerics": n} for m in (1, 32) for n in ("exact", "fp32")]
+    assert zmlx.autotune(run, candidates, max_seconds=0.05) in candidates

@@ -8,15 +8,15 @@ import subprocess
 import mlx.core as mx
 import pytest
 import zmlx
+from kernel_cases import MANY, many_arrays, strided_pairs
 from nvrtc import compile_log, nvrtc_library
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 ARCHITECTURES = ("80", "90", "100", "120")
 DTYPES = (mx.float32, mx.float16, mx.bfloat16, mx.int32, mx.uint32)
-UNARY = """abs acos acosh asin asinh atan atanh ceil cos cosh erf exp exp2 expm1 floor gelu
-gelu_tanh log log10 log1p log2 relu rint round rsqrt sigmoid sign silu sin sinh softplus sqrt tan
-tanh
-trunc""".split()  # noqa: SIM905
+UNARY = """abs acos acosh asin asinh atan atanh cbrt ceil cos cosh erf erfc exp exp2 expm1 floor
+gelu gelu_tanh log log10 log1p log2 relu rint round rsqrt sigmoid sign silu sin sinh softplus sqrt
+tan tanh trunc""".split()  # noqa: SIM905
 
 
 def formula(rng, depth):
@@ -32,6 +32,7 @@ def formula(rng, depth):
             f"({one} < {two} ? {two} : {one})",
             f"float(int({one}) {rng.choice(['+', '/', '%', '&', '<<', '>>'])} int({two}))",
             f"float(uint({one}) ^ (uint({two}) >> 3u))",
+            f"float({rng.choice(['half', 'bfloat'])}({one}) * half({two}))",
             f"(isnan({one}) || !({two} >= {one}) ? {one} : fma({one}, {two}, {one}))",
         ]
     )
@@ -44,6 +45,10 @@ def kernels():
         for i in range(12)
     ]
     made.append(zmlx.elementwise("(x * 3 + 1) % 7 << 2 ^ -x", compute_dtype=mx.int32, name="ints"))
+    made += [
+        zmlx.elementwise("x * tanh(x) + 0.5f * kk_gelu_tanh(x)", compute_dtype=t, name=f"typed{i}")
+        for i, t in enumerate((mx.float16, mx.bfloat16))
+    ]
     made.append(zmlx.reduce(init="0", update="acc + v * v", finalize="sqrt(s)", name="norm2"))
     made.append(zmlx.reduce(init="0", update="acc * 0.5f + v", name="horner"))
     made.append(zmlx.reduce(init="1", update="acc * v", name="product"))
@@ -82,6 +87,35 @@ def sources(backend):
                 yield f"{name}_vjp", kernel.source(backend, dtype, of="vjp", shape=shape)
 
 
+def sources_with_gaps(backend):
+    kernel = zmlx.elementwise("a * b + 2 * a - b")
+    for k, (_, a, b) in enumerate(strided_pairs()):
+        if a.size and b.size:
+            yield f"gaps{k}", kernel.source(backend, arrays=[a, b])
+    many = zmlx.elementwise(MANY)
+    yield "many", many.source(backend, arrays=many_arrays())
+
+
+def test_arrays_with_gaps_are_read_where_they_lie():
+    kernel = zmlx.elementwise("a * b")
+    x = mx.zeros((64, 128), mx.bfloat16)
+    row = kernel.source("cuda", arrays=[x, x[3]])
+    assert "reinterpret_cast<const zmlx::Vector<zmlx::bf16, 8>*>(in1 + o1 + c0 * s1_0 + c1)" in row
+    assert "(in0)[i]" in row
+    column = kernel.source("cuda", arrays=[x, x[:, :1]])
+    assert "v1[u] = (in1)[o1 + c0 * s1_0]" in column
+    transposed = kernel.source("metal", arrays=[x, mx.zeros((128, 64)).T])
+    assert "v1[u][j] = in1[at1 + j * s1_1]" in transposed
+    number = kernel.source("cuda", arrays=[x, mx.array(2.0, mx.bfloat16)])
+    assert "zmlx::to_float(in1[0])" in number and "o1" not in number
+    vjp = kernel.source("metal", arrays=[x.T, x.T, x.T], of="vjp")
+    assert "in2[at2 + j * s2_1]" in vjp
+    with pytest.raises(ValueError, match="takes 2 arrays, not 1"):
+        kernel.source("metal", arrays=[x])
+    with pytest.raises(ValueError, match="backends are"):
+        kernel.source("opencl", arrays=[x, x])
+
+
 def test_names_of_the_user_appear_in_no_code():
     kernel = zmlx.elementwise("secret_input * 2", name="secret_name")
     for backend in ("metal", "cuda"):
@@ -93,7 +127,7 @@ def test_names_of_the_user_appear_in_no_code():
 def cuda_file():
     """All kernels, each in a namespace of its own, for compilers start slowly; and how many."""
     texts, head = [], None
-    for name, source in sources("cuda"):
+    for name, source in [*sources("cuda"), *sources_with_gaps("cuda")]:
         made = r'__device__ __\w+__ (void formula|\w+( \w+)? combine0)\(|extern "C"'
         at = re.search(made, source).start()
         head = source[:at]
