@@ -311,8 +311,8 @@ void Horner(ZMLX_TILE_PARAMETERS) {
 /// The elements of a vector to those of one; the result is in all of them.
 template <class F>
 HWY_INLINE VF Across(VF sum) {
-  const DF df;
 #if HWY_MAX_BYTES > 16
+  const DF df;
   if constexpr (kLanes == 16) sum = F::Of(sum, hn::ConcatUpperUpper(df, sum, sum));
   if constexpr (kLanes >= 8) sum = F::Of(sum, hn::SwapAdjacentBlocks(sum));
 #endif
