@@ -12,8 +12,6 @@ namespace {
 
 /// Elements that a thread takes at a time, and those that are read at a time from arrays with gaps.
 constexpr size_t kChunk = size_t{128} << 10, kGathered = 1024;
-/// Elements, for what is fetched into the caches ahead of its use.
-constexpr size_t kAhead = 1024;
 
 /// One thread's way through a call.
 class Range {
@@ -42,7 +40,7 @@ class Range {
     std::vector<TileInput> inputs;
     for (const auto& in : call.inputs) {
       if (is_contiguous(in)) {
-        inputs.push_back({in.storage, in.type, stream ? kAhead : 0});
+        inputs.push_back({in.storage, in.type, stream ? fetch_ahead(call.inputs.size()) : 0});
       } else {
         inputs.push_back({block_storage(in.type), in.type});
       }

@@ -312,30 +312,45 @@ void Horner(ZMLX_TILE_PARAMETERS) {
   ZMLX_NEXT;
 }
 
-/// from[0] = op(from[0], the tile's vectors), one vector: loading and storing as many as the tile
-/// has would take longer than the operations.
+/// The elements of a vector to those of one; the result is in all of them.
 template <class F>
-void Reduce(ZMLX_TILE_PARAMETERS) {
-  auto* at = reinterpret_cast<float*>(step->from[0]);
-  const VF low = F::Of(F::Of(v0, v1), F::Of(v2, v3));
-  const VF high = F::Of(F::Of(v4, v5), F::Of(v6, v7));
-  hn::StoreU(F::Of(hn::LoadU(DF(), at), F::Of(low, high)), DF(), at);
-  ZMLX_NEXT;
-}
-
-/// From a vector of partial results to the bits of one.
-template <class F>
-uint32_t EndReduction(const void* partials) {
-  const DF df;
-  VF sum = hn::LoadU(df, static_cast<const float*>(partials));
+HWY_INLINE VF Across(VF sum) {
 #if HWY_MAX_BYTES > 16
+  const DF df;
   if constexpr (kLanes == 16) sum = F::Of(sum, hn::ConcatUpperUpper(df, sum, sum));
   if constexpr (kLanes >= 8) sum = F::Of(sum, hn::SwapAdjacentBlocks(sum));
 #endif
   static_assert(kLanes == 4 || kLanes == 8 || kLanes == 16);
   sum = F::Of(sum, hn::Shuffle1032(sum));
-  sum = F::Of(sum, hn::Shuffle2301(sum));
-  return hn::GetLane(AsUint(sum));
+  return F::Of(sum, hn::Shuffle2301(sum));
+}
+
+/// From a vector of partial results to the bits of one.
+template <class F>
+uint32_t EndReduction(const void* partials) {
+  return hn::GetLane(AsUint(Across<F>(hn::LoadU(DF(), static_cast<const float*>(partials)))));
+}
+
+/// from[0] = op(from[0], the tile's vectors), one vector: loading and storing as many as the tile
+/// has would take longer than the operations. The tile may be in memory, as argument 1.
+/// @tparam kRows  whether rows follow each other, their ends being in from[2].
+template <class F, class A, bool kRows>
+void Reduce(ZMLX_TILE_PARAMETERS) {
+  auto* at = reinterpret_cast<float*>(step->from[0]);
+  const A a(step, 1, offset);
+  const VF low = F::Of(F::Of(a.get(0, v0), a.get(1, v1)), F::Of(a.get(2, v2), a.get(3, v3)));
+  const VF high = F::Of(F::Of(a.get(4, v4), a.get(5, v5)), F::Of(a.get(6, v6), a.get(7, v7)));
+  VF sum = F::Of(hn::LoadU(DF(), at), F::Of(low, high));
+  if constexpr (kRows) {
+    auto* row = reinterpret_cast<RowEnds*>(step->from[2]);
+    if (HWY_UNLIKELY(offset + kTileBytes == row->next)) {
+      *row->result++ = hn::GetLane(AsUint(Across<F>(sum)));
+      row->next += row->bytes;
+      sum = AsFloat(hn::Set(DU(), row->identity));
+    }
+  }
+  hn::StoreU(sum, DF(), at);
+  ZMLX_NEXT;
 }
 
 inline StepKernel Erased(TileStep step) { return reinterpret_cast<StepKernel>(step); }
@@ -402,8 +417,11 @@ class Table {
   }
   template <class F>
   void reduction(Op op, Type type) {
-    table_.reductions[kernel_index(op, type)] = Erased(&Reduce<F>);
-    table_.ends[kernel_index(op, type)] = &EndReduction<F>;
+    const size_t index = kernel_index(op, type);
+    table_.reductions[index] = Erased(&Reduce<F, InTile, false>);
+    table_.memory_reductions[index] = Erased(&Reduce<F, InMemory, false>);
+    table_.row_reductions[index] = Erased(&Reduce<F, InTile, true>);
+    table_.ends[index] = &EndReduction<F>;
   }
   void move(Move move, TileStep step) { table_.moves[static_cast<size_t>(move)] = Erased(step); }
 

@@ -31,6 +31,14 @@ struct alignas(64) Step {
   uint64_t distance = 0;
 };
 
+/// Where the rows end that a reduction of rows walks.
+struct RowEnds {
+  uint64_t next = 0;           ///< offset of the next row's first tile
+  uint64_t bytes = 0;          ///< of offset, in a row
+  uint32_t* result = nullptr;  ///< the row's; the next row's is behind it
+  uint32_t identity = 0;       ///< what a row begins with
+};
+
 /// Steps that are no operations of programs.
 enum class Move : uint8_t {
   load,  ///< any 32-bit elements
@@ -70,8 +78,11 @@ struct TileKernels {
   /// By KernelIndex and `place_index`; null where there is none.
   StepKernel operations[kKernels][kPlaces] = {};
   StepKernel moves[kMoves] = {};
-  /// By `kernel_index`: from[0] = op(from[0], tile), a vector of partial results.
+  /// By `kernel_index`: from[0] = op(from[0], tile), a vector of partial results. The tile is in
+  /// registers, or in memory as argument 1, or in registers and RowEnds at from[2].
   StepKernel reductions[kCastKernels] = {};
+  StepKernel memory_reductions[kCastKernels] = {};
+  StepKernel row_reductions[kCastKernels] = {};
   /// The same: from a vector of partial results to the bits of one.
   uint32_t (*ends[kCastKernels])(const void* partials) = {};
   /// Walks from the first step on; the last is the end.

@@ -84,9 +84,7 @@ class TileCompiler {
       for (size_t o : sinks_[l]) sink(o, lines_[l].out);
     }
     for (size_t o : last_sinks_) {
-      const Operand from = output(o);
-      if (!is_held(from)) load(from);
-      sink(o, from);
+      sink(o, output(o));
     }
     end(runner_.steps_);
     add_uniform_code();
@@ -169,7 +167,7 @@ class TileCompiler {
     mask_ = tile++;
     std::vector<size_t> identities;
     for (size_t o = 0; o < runner.outputs_.size(); ++o) {
-      if (runner.outputs_[o].kind == TileOutput::Kind::reduce) runner.partials_[o] = tile++;
+      if (runner.outputs_[o].reduces()) runner.partials_[o] = tile++;
     }
     // Behind each partial result the number that changes nothing.
     identities_ = tile - mask_ - 1;
@@ -178,7 +176,7 @@ class TileCompiler {
     for (size_t i = 0; i < runner.tile_; ++i) runner.tile_at(mask_)[i] = i < rest_ ? ~0u : 0u;
     for (size_t o = 0; o < runner.outputs_.size(); ++o) {
       const auto& out = runner.outputs_[o];
-      if (out.kind != TileOutput::Kind::reduce) continue;
+      if (!out.reduces()) continue;
       std::fill_n(runner.tile_at(runner.partials_[o] + identities_), runner.tile_,
                   identity_bits(out.op, out.type));
     }
@@ -231,9 +229,10 @@ class TileCompiler {
 
   void sink(size_t o, const Operand& from) {
     const auto& out = runner_.outputs_[o];
-    if (!is_held(from)) load(from);
+    const bool in_place = out.kind == TileOutput::Kind::reduce && rest_ == 0;
+    if (!is_held(from) && !in_place) load(from);
     Step step;
-    if (out.kind != TileOutput::Kind::reduce) {
+    if (!out.reduces()) {
       const bool stream = out.kind == TileOutput::Kind::stream;
       step.kernel = move(by_storage(stream ? Move::stream : Move::store, out.storage));
       return push(step, {true, static_cast<uint16_t>(o)});
@@ -250,9 +249,19 @@ class TileCompiler {
       steps_->push_back(keep);
       held_.reset();
     }
-    step.kernel = runner_.kernels_.reductions[kernel_index(out.op, out.type)];
+    const auto& kernels = runner_.kernels_;
+    const size_t index = kernel_index(out.op, out.type);
     step.from[0] = tile(partial);
-    steps_->push_back(step);
+    if (out.kind == TileOutput::Kind::reduce_rows) {
+      step.kernel = kernels.row_reductions[index];
+      step.from[2] = reinterpret_cast<uint8_t*>(&runner_.row_ends_[o]);
+    } else if (is_held(from) || !in_place) {
+      step.kernel = kernels.reductions[index];
+    } else {
+      step.kernel = kernels.memory_reductions[index];
+      refer(step, 1, from);
+    }
+    flush(step);
   }
 
   void end(std::vector<Step>& steps) {
@@ -329,7 +338,8 @@ TileRunner::TileRunner(const Program& program, std::vector<TileInput> inputs,
     : kernels_(tile_kernels()),
       program_(program),
       tile_(kernels_.tile),
-      outputs_(std::move(outputs)) {
+      outputs_(std::move(outputs)),
+      row_ends_(outputs_.size()) {
   for (const auto& out : outputs_) {
     identities_.push_back(identity_bits(out.op, out.type));
     ends_.push_back(kernels_.ends[kernel_index(out.op, out.type)]);
@@ -352,8 +362,7 @@ void TileRunner::prepare() {
 void TileRunner::begin() {
   for (size_t o = 0; o < outputs_.size(); ++o) {
     const auto& out = outputs_[o];
-    if (out.kind == TileOutput::Kind::reduce)
-      std::fill_n(tile_at(partials_[o]), kBlockUnit, identities_[o]);
+    if (out.reduces()) std::fill_n(tile_at(partials_[o]), kBlockUnit, identities_[o]);
   }
 }
 
@@ -372,6 +381,18 @@ void TileRunner::run(const void* const* inputs, void* const* outputs, size_t til
   if (tiles == 0) return;
   place(patches_, {inputs, outputs}, steps_.data());
   steps_.back().distance = tiles * tile_ * sizeof(uint32_t);
+  kernels_.run(steps_.data(), &steps_.back());
+}
+
+void TileRunner::run_rows(const void* const* inputs, uint32_t* const* results, size_t rows,
+                          size_t tiles) {
+  const uint64_t bytes = tiles * tile_ * sizeof(uint32_t);
+  for (size_t o = 0; o < outputs_.size(); ++o) {
+    row_ends_[o] = {bytes, bytes, results[o], identities_[o]};
+  }
+  begin();
+  place(patches_, {inputs, nullptr}, steps_.data());
+  steps_.back().distance = rows * bytes;
   kernels_.run(steps_.data(), &steps_.back());
 }
 

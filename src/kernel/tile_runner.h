@@ -20,7 +20,9 @@ struct TileInput {
 
 /// What becomes of one of a program's outputs.
 struct TileOutput {
-  enum class Kind : uint8_t { store, stream, reduce } kind = Kind::store;
+  /// `reduce_rows` is of runs of several rows, each of whole tiles.
+  enum class Kind : uint8_t { store, stream, reduce, reduce_rows } kind = Kind::store;
+  bool reduces() const { return kind == Kind::reduce || kind == Kind::reduce_rows; }
   Storage storage = Storage::f32;  ///< of what is stored
   Op op = Op::add;                 ///< of a reduction, of elements of `type`
   Type type = Type::float32;
@@ -50,6 +52,9 @@ class TileRunner {
   void begin();
   uint32_t result(size_t output) const;
 
+  /// Rows of `tiles` tiles that lie one after the other; their results, as bits, by output.
+  void run_rows(const void* const* inputs, uint32_t* const* results, size_t rows, size_t tiles);
+
   /// As TilePorts has it.
   void run(const void* const* inputs, void* const* outputs, size_t tiles);
 
@@ -74,6 +79,7 @@ class TileRunner {
   std::vector<TileOutput> outputs_;
   std::vector<size_t> partials_;      ///< by output, the tile of its partial results
   std::vector<uint32_t> identities_;  ///< by output, what a reduction begins with
+  std::vector<RowEnds> row_ends_;     ///< by output
   std::vector<uint32_t (*)(const void*)> ends_;
   std::vector<Step> steps_, uniform_steps_;
   std::vector<Patch> patches_;

@@ -54,6 +54,28 @@ TEST(KernelRows, SoftmaxAndNormsOfEveryLength) {
   });
 }
 
+TEST(KernelRows, ManyRowsInOneWalk) {
+  // More rows than results wait together, of whole tiles, and passes that do not begin with
+  // nothing.
+  const auto sum = reduce({"1.5f", "acc + v * v", "sqrt(s)", "", {}});
+  const auto most = reduce({"0.25f", "max(acc, v)", "s * 2", "", {}});
+  for_each_target([&](const std::string& target) {
+    for (auto type : {mx::float32, mx::bfloat16}) {
+      for (int D : {128, 256, 1024}) {
+        const auto x = random_normal({3, 131, D}, type, D);
+        const auto exact = mx::astype(x, mx::float64);
+        const auto what = target + ", D " + std::to_string(D);
+        const double tolerance = type == mx::float32 ? 1e-6 : 4e-3;
+        const auto squares = mx::add(mx::sum(mx::square(exact), -1), mx::array(1.5, mx::float64));
+        expect_close(sum(x), mx::sqrt(squares), what + ", sum", tolerance);
+        const auto largest = mx::maximum(mx::max(exact, -1), mx::array(0.25, mx::float64));
+        expect_close(most(x), mx::multiply(largest, mx::array(2.0, mx::float64)), what + ", max",
+                     tolerance);
+      }
+    }
+  });
+}
+
 TEST(KernelRows, KeepsWhatLaterStagesNeed) {
   // exp(x) is kept over a stage in between, while other rows pass through it.
   MapReduceOptions options;

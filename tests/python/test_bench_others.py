@@ -78,6 +78,7 @@ def example_capsules():
     }  # fmt: skip
     kernel = {
         "formula": "geglu", "length": 0, "seconds": 0.012, "bytes_per_second": 26e9,
+        "copy_bytes_per_second": 28e9,
         "share_of_copy_bandwidth": 0.92, "share_of_floor": 0.97, "stock_over_kernel": 8.5,
     }  # fmt: skip
     speed = {
@@ -129,7 +130,7 @@ def capsule_folder(tmp_path):
 def test_every_number_of_the_tables_comes_from_a_capsule(capsule_folder):
     text = report.capsule_tables(capsule_folder)
     for found in ("| 1.00 | 25.0 | 85 % | 88 | 312x | 31x |", "| 10.00 | 27.0 | 90 % | 2.5x |",
-                  "| geglu | 64 MiB | 12.00 | 26.0 | 92 % | 97 % | 8.5x |",
+                  "| geglu | 64 MiB | 12.00 | 26.0 | 28 | 92 % | 97 % | 8.5x |",
                   "| 110.0 | 330.0 | 3.0x | +1.2 % |", "500 identical (float32)",
                   "| 4 | 120 | 40 | 3.0x | 170 | 90 | yes |",
                   "| 4 | 120 | 40 | 3.0x | 5.5 | yes |",

@@ -161,22 +161,24 @@ def _norm_table(capsules: list[dict[str, Any]]) -> list[str]:
 
 
 def _kernels_table(capsules: list[dict[str, Any]]) -> list[str]:
-    header = ["Formula", "Inputs", "Time, ms", "GB/s", "of copy bandwidth",
+    header = ["Formula", "Inputs", "Time, ms", "GB/s", "Copy, GB/s", "of copy bandwidth",
               "of copy or arithmetic", "vs MLX"]  # fmt: skip
-    rows = [
-        [
-            case["formula"] + (f", rows of {case['length']}" if case["length"] else ""),
-            f"{capsule['parameters']['megabytes']} MiB",
-            f"{1e3 * case['seconds']:.2f}",
-            f"{case['bytes_per_second'] / 1e9:.1f}",
-            f"{100 * case['share_of_copy_bandwidth']:.0f} %",
-            f"{100 * case['share_of_floor']:.0f} %",
-            _times(case["stock_over_kernel"]),
-        ]
-        for capsule in capsules
-        for case in capsule["results"]["cases"]
-    ]
-    return markdown_table(header, rows, right=range(2, len(header)))
+    # Runs of one formula next to each other.
+    rows: dict[tuple[str, str], list[list[str]]] = {}
+    for capsule in capsules:
+        for case in capsule["results"]["cases"]:
+            row = [
+                case["formula"] + (f", rows of {case['length']}" if case["length"] else ""),
+                f"{capsule['parameters']['megabytes']} MiB",
+                f"{1e3 * case['seconds']:.2f}",
+                f"{case['bytes_per_second'] / 1e9:.1f}",
+                f"{case['copy_bytes_per_second'] / 1e9:.0f}",
+                f"{100 * case['share_of_copy_bandwidth']:.0f} %",
+                f"{100 * case['share_of_floor']:.0f} %",
+                _times(case["stock_over_kernel"]),
+            ]
+            rows.setdefault((row[0], row[1]), []).append(row)
+    return markdown_table(header, sum(rows.values(), []), right=range(2, len(header)))
 
 
 def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
