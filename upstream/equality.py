@@ -169,7 +169,11 @@ def compare(options, folder, share=(0, 1)):
         ours, records = compute(mx, fast, arrays, cases.calls, _note_in(folder / "own.now"))
     finally:
         code = tree.wait()
-    if code:
+    written = (folder / "tree.json").exists()
+    if code and written:
+        # MLX at 846d176 destroys CUDA handles when the driver is gone, one process in seven or so.
+        print(f"the tree's interpreter ended with {code} after its results were written")
+    if code and not written:
         at = folder / "tree.now"
         raise RuntimeError(
             f"the tree's interpreter ended with {code}"

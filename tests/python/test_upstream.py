@@ -213,7 +213,7 @@ def test_evidence(capsys):
     assert evidence.main([]) == 0
     text = capsys.readouterr().out
     for backend in ("CPU", "CUDA", "Metal"):
-        assert text.count(f"## {backend}") == 1
+        assert f"## {backend}" in text  # once for each machine
     kinds = evidence._EVIDENCE_OF
     for path, capsule in newest(capsules):
         assert (path.name in text) == (capsule["kind"] in kinds), path.name

@@ -181,6 +181,27 @@ def _kernels_table(capsules: list[dict[str, Any]]) -> list[str]:
     return markdown_table(header, sum(rows.values(), []), right=range(2, len(header)))
 
 
+def _kernels_gpu_table(capsules: list[dict[str, Any]]) -> list[str]:
+    header = ["Formula", "Type", "Arrays", "Time, us", "GB/s", "of copy bandwidth", "vs MLX"]
+    rows = []
+    for capsule in capsules:
+        parameters = capsule["parameters"]
+        for case in capsule["results"]["cases"]:
+            by_rows = f"{parameters['rows']} x {parameters['width']}"
+            rows.append(
+                [
+                    case["formula"],
+                    case["dtype"],
+                    by_rows if case["length"] else f"{parameters['megabytes']} MiB",
+                    f"{1e6 * case['seconds']:.0f}",
+                    f"{case['bytes_per_second'] / 1e9:.0f}",
+                    f"{100 * case['share_of_copy_bandwidth']:.0f} %",
+                    f"{case['stock_over_kernel']:.2f}x",
+                ]
+            )
+    return markdown_table(header, rows, right=range(3, len(header)))
+
+
 def _decode_table(capsules: list[dict[str, Any]]) -> list[str]:
     header = ["Model", "Weights", "Type", "", "Stock, tokens/s", "Patched, tokens/s", "Ratio",
               "Peak memory", "Same tokens"]  # fmt: skip
@@ -263,6 +284,7 @@ _TABLES = {
     "moe_layer": ("One MoE layer", _layer_table),
     "add_rms_norm": ("`add_rms_norm`", _norm_table),
     "kernels": ("Kernels made of formulas, float32", _kernels_table),
+    "kernels_gpu": ("Kernels made of formulas on a GPU", _kernels_gpu_table),
     "decode": ("Decoding of a whole model", _decode_table),
     "validate": ("Validation", _validate_table),
 }
