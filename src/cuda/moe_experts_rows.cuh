@@ -262,7 +262,7 @@ class MoeExpertsRows {
   __device__ __forceinline__ void multiply(Product& product, const typename Product::Scales& at,
                                            const Chunk* x) {
     product.clear();
-#pragma unroll 2
+#pragma unroll(Up::kFp ? 2 : 1)
     for (int s = 0; s < Product::kSteps; ++s) {
       product.template step<kRing>(s, ring() + slot_ * kSlot, at, x);
       copy_next();

@@ -42,10 +42,9 @@ void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsP
   const int kinds = up.quantization.affine() ? 2 : 1;
   const int scales =
       std::max(ceil_div(2 * kinds * up_run, 16), ceil_div(kinds * down_run, 16)) * 16;
-  // The second phase's first product is on its way as a whole when the first phase ends: on one
-  // H200, LFM2's 8-bit layer took 24.2 us with 5 steps and 22.7 with 8.
-  const int ring = std::clamp(second.steps + 1, 5, 8);
-  take_first(plan, up, {{512, ring}, {512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
+  // A longer ring gains nothing: on H200s LFM2's 8-bit layer took 24.0 us with 5 steps and 25.1
+  // with 8, though then all of the second phase's codes are on their way when it begins.
+  take_first(plan, up, {{512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
              [&](const ExpertsPlan& p) {
                const int buffers = ceil_div(p.ring, std::min(first.steps, second.steps)) + 1;
                return staged + products + p.ring * p.threads * step +
@@ -81,7 +80,7 @@ void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPl
            tables;
   };
   if (up.tokens == 1) {
-    // On one H200, Qwen3-30B-A3B's layer took 14.9 us with 16 warps and 3 steps, 22.0 with 8 and 7.
+    // On H200s Qwen3-30B-A3B's layer took 18.1 us with 16 warps and 3 steps, 18.6 with 8 and 7.
     take_first(plan, up, {{512, 3}, {512, 2}, {384, 3}, {256, 5}, {256, 3}, {128, 3}}, bytes);
   } else {
     // Warps are worth more than steps on their way: 8 warps with 4 were 15 % slower than 12 with 3
