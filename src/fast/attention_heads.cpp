@@ -66,9 +66,10 @@ std::string obstacle(const mx::array& x, const std::optional<AddNorm>& norm,
   }
   if (a.q_norm.has_value() != a.k_norm.has_value()) return "a norm of queries or keys alone";
   for (const auto* head_norm : {&a.q_norm, &a.k_norm}) {
-    if (*head_norm && ((*head_norm)->weight.dtype() != x.dtype() ||
-                       (*head_norm)->weight.shape() != mx::Shape{head_dim})) {
-      return "a norm of another type or size";
+    if (*head_norm &&
+        ((*head_norm)->weight.is_tracer() || (*head_norm)->weight.dtype() != x.dtype() ||
+         (*head_norm)->weight.shape() != mx::Shape{head_dim})) {
+      return "a norm of another type or size, or a traced one";
     }
   }
   for (const auto* cache : {&keys, &values}) {

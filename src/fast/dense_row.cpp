@@ -26,6 +26,9 @@ std::string row_obstacle(const mx::array& x, const Linear& layer, const mx::Stre
     return "weights that are not affine";
   if (layer.bits == 1) return "1 bit";
   if (layer.bias) return "a layer with a bias";
+  if (layer.weight.is_tracer() || layer.scales->is_tracer() || layer.biases->is_tracer()) {
+    return "weights that are traced";
+  }
   if (layer.scales->dtype() != x.dtype() || layer.biases->dtype() != x.dtype()) {
     return "scales and biases of another type than x";
   }
@@ -40,6 +43,7 @@ std::string row_obstacle(const mx::array& x, const Linear& layer, const mx::Stre
 }
 
 std::string row_obstacle(const mx::array& x, const AddNorm& norm) {
+  if (norm.residual.is_tracer() || norm.weight.is_tracer()) return "a norm that is traced";
   if (norm.residual.dtype() != x.dtype() || norm.weight.dtype() != x.dtype()) {
     return "arrays of several types";
   }

@@ -206,6 +206,9 @@ std::optional<mx::array> one_kernel(const mx::array& x, const MoeExperts& e,
     if (w.biases) inputs.push_back(*w.biases);
     if (w.bias) inputs.push_back(*w.bias);
   }
+  if (std::ranges::any_of(inputs, [](const mx::array& a) { return a.is_tracer(); })) {
+    return std::nullopt;
+  }
   auto kept = KeptInputs::take(inputs, 1, inputs.size());
   inputs.insert(inputs.end(), {indices, weights});
 

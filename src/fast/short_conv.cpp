@@ -34,7 +34,8 @@ std::string obstacle(const mx::array& x, const std::optional<AddNorm>& norm, con
   if (norm) {
     if (auto reason = row_obstacle(x, *norm); !reason.empty()) return reason;
   }
-  if (state.is_tracer() || state.dtype() != x.dtype() || taps.dtype() != x.dtype()) {
+  if (state.is_tracer() || taps.is_tracer()) return "a state or taps that are traced";
+  if (state.dtype() != x.dtype() || taps.dtype() != x.dtype()) {
     return "arrays of several types";
   }
   if (taps.ndim() != 3 || taps.shape(2) != 1 || taps.shape(1) < 2 || taps.shape(1) > 8 ||

@@ -13,7 +13,8 @@ KeptInputs KeptInputs::take(std::vector<mx::array>& inputs, size_t begin, size_t
   std::vector<mx::array> rest;
   rest.reserve(inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (i >= begin && i < end && inputs[i].is_available()) {
+    // A transformation has to find what it traces among the inputs.
+    if (i >= begin && i < end && inputs[i].is_available() && !inputs[i].is_tracer()) {
       kept.emplace_back(i, std::move(inputs[i]));
     } else {
       rest.push_back(std::move(inputs[i]));

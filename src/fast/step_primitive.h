@@ -20,7 +20,8 @@ class KeptInputs {
  public:
   KeptInputs() = default;
 
-  /// Takes those of `inputs` from `begin` to `end` that are in memory out of it.
+  /// Takes those of `inputs` from `begin` to `end` that are in memory, and that nothing traces, out
+  /// of it.
   static KeptInputs take(std::vector<mx::array>& inputs, size_t begin, size_t end);
 
   /// All inputs in the order in which they were given, for the others, `rest`.

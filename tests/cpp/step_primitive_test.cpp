@@ -45,6 +45,21 @@ TEST(KeptInputs, OfNothingIsEmpty) {
   EXPECT_EQ(values(kept.with(inputs)), (std::vector<float>{1, 2, 3}));
 }
 
+TEST(KeptInputs, LeavesWhatIsTraced) {
+  const auto constant = mx::array(1.0f);
+  auto squares = [&](const std::vector<mx::array>& traced) {
+    auto in_memory = traced[0];
+    mx::eval(in_memory);
+    std::vector<mx::array> inputs{constant, in_memory};
+    const auto kept = KeptInputs::take(inputs, 0, 2);
+    EXPECT_EQ(inputs.size(), 1);
+    EXPECT_EQ(inputs[0].id(), traced[0].id());
+    return std::vector{mx::square(kept.with(inputs)[1])};
+  };
+  auto gradient = mx::vjp(squares, {mx::array(3.0f)}, {mx::array(1.0f)}).second[0];
+  EXPECT_EQ(gradient.item<float>(), 6.0f);
+}
+
 TEST(KeptInputs, ThatAreAllKeptComeBack) {
   auto inputs = numbers(3);
   const auto kept = KeptInputs::take(inputs, 0, 3);

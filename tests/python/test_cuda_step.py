@@ -226,6 +226,27 @@ def test_models(name):
         assert (name != "lfm2_moe") or ("short_conv", "cuda", "") in taken
 
 
+def test_a_norm_that_alone_is_traced_is_left_to_others():
+    """The kernels have no derivative, and keep weights out of the graph."""
+    sizes = {"hidden_size": 512, "num_experts": 32, "num_experts_per_tok": 4}
+    model = build("lfm2_moe", bits=4, dtype=mx.bfloat16, sizes=sizes)
+    patch(model, ["moe_experts", "moe_combine", "moe_block"])
+    block = next(m for _, m in model.named_modules() if hasattr(type(m), "after_sum"))
+    norm = nn.RMSNorm(512, EPS)
+    x, r = normal((1, 1, 512), mx.bfloat16, 1), normal((1, 1, 512), mx.bfloat16, 2)
+    weight = 1 + normal((512,), mx.bfloat16, 3) / 4
+    mx.eval(x, r, weight)
+
+    def total(weight):
+        norm.weight = weight
+        assert block.after_sum(x, r, norm) is None
+        return block(norm(x + r)).astype(mx.float32).square().sum()
+
+    assert mx.any(mx.grad(total)(weight) != 0)
+    norm.weight = weight
+    assert block.after_sum(x, r, norm) is not None
+
+
 def test_a_sum_that_is_not_consumed_stays():
     a, b = normal((1, 1, 64), mx.bfloat16, 0), normal((1, 1, 64), mx.bfloat16, 1)
     total = pending_sum(a, b)
