@@ -64,10 +64,6 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
     }
   }
 }
-/// Brings what is at `p` into the L2 cache.
-__device__ __forceinline__ void prefetch(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
-}
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
