@@ -151,7 +151,7 @@ void AttentionHeads::eval_gpu(const std::vector<mx::array>& inputs,
   const auto& o = options_;
   const size_t read = inputs.size() - 2;  // the caches are let go of before they are taken over
   const auto all = all_inputs(std::span(inputs).first(read));
-  const bool copied = needs_copies(all, all.size());
+  const bool copied = needs_copies(all);
   const int capacity = inputs[read].shape(2);
   release_inputs(inputs, outputs);
   take_over(inputs[read], outputs[1], stream());

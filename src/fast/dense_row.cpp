@@ -106,10 +106,9 @@ std::string RowProduct::input_text() const {
   return norm_eps ? "{x, residual, norm_weight}" : "{x, nullptr, nullptr}";
 }
 
-bool needs_copies(const std::vector<mx::array>& arrays, size_t count) {
-  return std::any_of(arrays.begin(), arrays.begin() + count, [](const mx::array& a) {
-    return !a.flags().row_contiguous || a.offset() % 16 != 0;
-  });
+bool needs_copies(const std::vector<mx::array>& arrays) {
+  return std::ranges::any_of(
+      arrays, [](const mx::array& a) { return !a.flags().row_contiguous || a.offset() % 16 != 0; });
 }
 
 }  // namespace zmlx::fast

@@ -44,6 +44,6 @@ struct RowProduct {
   std::string input_text() const;
 };
 /// Whether kernels cannot read these arrays in place.
-bool needs_copies(const std::vector<mx::array>& arrays, size_t count);
+bool needs_copies(const std::vector<mx::array>& arrays);
 
 }  // namespace zmlx::fast

@@ -83,7 +83,7 @@ CudaKernel NormRoute::describe(bool copied) const {
 
 void NormRoute::eval_gpu(const std::vector<mx::array>& given, std::vector<mx::array>& outputs) {
   const auto inputs = all_inputs(given);
-  const bool copied = needs_copies(inputs, inputs.size());
+  const bool copied = needs_copies(inputs);
   KeyBuilder key;
   key.add(Operation::norm_route, stream().index, copied);
   options_.product.add_to(key);

@@ -79,7 +79,7 @@ CudaKernel ShortConv::describe(bool copied) const {
 
 void ShortConv::eval_gpu(const std::vector<mx::array>& given, std::vector<mx::array>& outputs) {
   const auto inputs = all_inputs(given);
-  const bool copied = needs_copies(inputs, inputs.size());
+  const bool copied = needs_copies(inputs);
   KeyBuilder key;
   key.add(Operation::short_conv, stream().index, copied, options_.channels, options_.taps);
   options_.product.add_to(key);
