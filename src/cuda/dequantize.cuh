@@ -69,10 +69,6 @@ struct Group {
   __device__ __forceinline__ Group() {}
   /// From pairs, the scale as `linear_scale` makes it where it has to be.
   __device__ __forceinline__ Group(u32 scale, u32 bias) : scale(scale), bias(bias) {}
-  __device__ __forceinline__ Group(u16 scale_bits, u16 bias_bits) {
-    if (Linear && (scale_bits & 0x7fff)) scale_bits += 133 << 7;
-    scale = twice(scale_bits), bias = twice(bias_bits);
-  }
 
   /// Codes i and i + 4 of a word of 4-bit codes; `shift` is 4 * i.
   __device__ __forceinline__ u32 by_four(u32 word, int shift) const {
@@ -84,7 +80,7 @@ struct Group {
   /// they are 16 times as large, and the scale a 16th.
   __device__ __forceinline__ void all_by_four(u32 word, u32 (&pairs)[4]) const {
     if constexpr (Linear) {
-      const u32 below = (scale & 0x7fff) ? scale - twice(4 << 7) : scale;
+      const u32 below = mul2<bf16>(scale, 0x3d803d80u);
 #pragma unroll
       for (int i = 0; i < 4; i += 2) {
         pairs[i] = scale2<T>(word & 0x000f000fu, scale, bias);

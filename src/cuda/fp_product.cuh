@@ -2,6 +2,7 @@
 
 #include "dequantize.cuh"
 #include "experts.cuh"
+#include "sum_over_threads.cuh"
 
 /// Products in the order of MLX's `fp_gather_qmv`: float32; a warp makes a row; a lane takes 16
 /// bytes of codes at a time, adds their products in two accumulators (fp4: even and odd codes; fp8:
@@ -50,8 +51,10 @@ class FpProduct {
   static constexpr int kShared = R * L::kRing * 16;  // bytes of a thread
   static constexpr int kSteps = L::kSteps;
   static constexpr int kChunksPerStep = L::kChunks * 32;  // of staged x
-  static constexpr int kSlot = C::kThreads * R * 16;      // as in LaneProduct
   static constexpr bool kCopied = true;
+  // As in LaneProduct.
+  static constexpr int kBytes = 16, kStride = 32 * 16, kGroups = C::K / C::kGroup;
+  using Prepared = float;
 
   /// @param shared  `kShared` bytes for every thread of the block, for `start` and `run`.
   __device__ __forceinline__ explicit FpProduct(void* shared = nullptr)
@@ -67,7 +70,7 @@ class FpProduct {
   __device__ __forceinline__ void start() {
 #pragma unroll
     for (int s = 0; s < L::kRing; ++s) {
-      copy(s, slot(s));
+      copy(s);
       commit_copies();
     }
     load_scales(0);
@@ -78,15 +81,16 @@ class FpProduct {
     clear();
 #pragma unroll(L::kSteps <= 8 ? L::kSteps : 2)
     for (int s = 0; s < L::kSteps; ++s) {
+      float scales[R][L::kScales];
 #pragma unroll
       for (int r = 0; r < R; ++r) {
 #pragma unroll
-        for (int i = 0; i < L::kScales; ++i) scale_[r][i] = next_scale_[r][i];
+        for (int i = 0; i < L::kScales; ++i) scales[r][i] = scale_of(next_scale_[r][i]);
       }
       load_scales(s + 1);
       wait_for_copies<L::kRing - 1>();
-      if (active(s)) multiply(slot(s), x + s * kChunksPerStep);
-      copy(s + L::kRing, slot(s));
+      if (active(s)) multiply(slot(s), scales, x + s * kChunksPerStep);
+      copy(s + L::kRing);
       commit_copies();
     }
     finish(products);
@@ -94,14 +98,10 @@ class FpProduct {
 
   // The same in pieces, as LaneProduct has them.
 
-  __device__ __forceinline__ void copy(int s, u8* slot) const {
-    if (!active(s)) return;
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      copy_async16(slot + (r * C::kThreads + threadIdx.x) * 16, w_[r] + s * 512);
-    }
+  __device__ __forceinline__ const u8* codes(int r) const { return w_[r]; }
+  __device__ __forceinline__ int steps() const {
+    return (C::K - lane_ * L::kThread + L::kStep - 1) / L::kStep;
   }
-
   __device__ __forceinline__ const u8* scales(int r) const { return scales_[r]; }
 
   __device__ __forceinline__ void clear() {
@@ -113,30 +113,35 @@ class FpProduct {
     const u8* scales[R];
   };
 
-  template <int Ring>
-  __device__ __forceinline__ void step(int s, const u8* slot, const Scales& at, const float4* x) {
-    wait_for_copies<Ring - 1>();
-    if (s == 0) __syncwarp();
-    if (!active(s)) return;
-    const int group = group_of(s);
+  __device__ __forceinline__ bool prepare(const Scales& at, Prepared* prepared) const {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
-      for (int i = 0; i < L::kScales; ++i) scale_[r][i] = at.scales[r][group + i];
+      for (int i = 0; i < kCeilDiv<kGroups, 32>; ++i) {
+        const int g = i * 32 + lane_;
+        if (g < kGroups) prepared[r * kGroups + g] = scale_of(at.scales[r][g]);
+      }
     }
-    multiply(slot, x + s * kChunksPerStep);
+    return true;
+  }
+
+  template <bool>
+  __device__ __forceinline__ void step(int s, const u8* codes, const Prepared* prepared,
+                                       const float4* x) {
+    if ((s + 1) * L::kStep > C::K && !active(s)) return;
+    float scales[R][L::kScales];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int i = 0; i < L::kScales; ++i) scales[r][i] = prepared[r * kGroups + group_of(s) + i];
+    }
+    multiply(codes, scales, x + s * kChunksPerStep);
   }
 
   __device__ __forceinline__ void finish(float (&products)[R]) const {
 #pragma unroll
     for (int r = 0; r < R; ++r) products[r] = sums_[r];
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        products[r] = __fadd_rn(products[r], __shfl_xor_sync(0xffffffffu, products[r], distance));
-      }
-    }
+    sum_over_threads<32>(products);
   }
 
  private:
@@ -145,7 +150,7 @@ class FpProduct {
   }
 
   __device__ __forceinline__ int group_of(int step) const {
-    return (step * L::kStep + lane_ * L::kThread) / C::kGroup;
+    return step * (L::kStep / C::kGroup) + lane_ * L::kThread / C::kGroup;
   }
 
   __device__ __forceinline__ void load_scales(int s) {
@@ -159,14 +164,24 @@ class FpProduct {
   }
 
   __device__ __forceinline__ u8* slot(int step) const {
-    return shared_ + step % L::kRing * kSlot;
+    return shared_ + (step % L::kRing * R * C::kThreads + threadIdx.x) * 16;
   }
 
-  __device__ __forceinline__ void multiply(const u8* slot, const float4* x) {
+  __device__ __forceinline__ void copy(int s) const {
+    if (!active(s)) return;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      copy_async16(slot(s) + r * C::kThreads * 16, w_[r] + s * kStride);
+    }
+  }
+
+  /// @param scales  `kScales` a row, of this thread's codes
+  __device__ __forceinline__ void multiply(const u8* from, const float (&scales)[R][L::kScales],
+                                           const float4* x) {
     constexpr int kWords = 4 / L::kScales;  // of one scale
     Packed<16> codes[R];
 #pragma unroll
-    for (int r = 0; r < R; ++r) codes[r].load(slot + (r * C::kThreads + threadIdx.x) * 16);
+    for (int r = 0; r < R; ++r) codes[r].load(from + r * C::kThreads * 16);
 #pragma unroll
     for (int i = 0; i < L::kScales; ++i) {
       float even[R], odd[R];
@@ -186,7 +201,7 @@ class FpProduct {
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        sums_[r] = __fmaf_rn(__fadd_rn(even[r], odd[r]), scale_of(scale_[r][i]), sums_[r]);
+        sums_[r] = __fmaf_rn(__fadd_rn(even[r], odd[r]), scales[r][i], sums_[r]);
       }
     }
   }
@@ -229,7 +244,7 @@ class FpProduct {
   u8* const shared_;
   const u8* w_[R];
   const u8* scales_[R];
-  u8 scale_[R][L::kScales], next_scale_[R][L::kScales];
+  u8 next_scale_[R][L::kScales];
   float sums_[R];
 };
 

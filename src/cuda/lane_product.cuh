@@ -2,6 +2,7 @@
 
 #include "dequantize.cuh"
 #include "experts.cuh"
+#include "sum_over_threads.cuh"
 
 /// Products in the order of MLX's `gather_qmv`: a row has 32 lanes; lane l takes 16 (or 8) elements
 /// of every 512 (or 256), one accumulator per element; then a lane adds its accumulators in
@@ -60,8 +61,11 @@ class LaneProduct {
   static constexpr int kSteps = L::kSteps;
   static constexpr int kChunksPerStep = L::kChunks * 16;  // of staged x
   static constexpr bool kCopied = L::kCopied;             // else `set_row` says where codes are
-  /// Bytes of one step's codes, of all threads of the block.
-  static constexpr int kSlot = L::kCopied ? C::kThreads * R * L::kBytes : 0;
+  static constexpr int kBytes = L::kBytes;                // codes of a thread, row and step
+  static constexpr int kStride = 16 * L::kBytes;    // from a thread's codes to the next step's
+  static constexpr int kGroups = C::K / C::kGroup;  // of a row
+  /// A group's scale and bias, as `step` takes them.
+  using Prepared = uint2;
 
   /// @param shared  `kShared` bytes for every thread of the block, for `start` and `run`.
   __device__ __forceinline__ explicit LaneProduct(void* shared = nullptr)
@@ -80,7 +84,7 @@ class LaneProduct {
   __device__ __forceinline__ void start() {
 #pragma unroll
     for (int s = 0; s < L::kRing; ++s) {
-      copy(s, slot(s));
+      copy(s);
       commit_copies();
     }
     load_scales(0);
@@ -96,7 +100,7 @@ class LaneProduct {
       load_scales(s + 1);
       wait_for_copies<L::kRing - 1>();
       if (active(s)) multiply(s, slot(s), x + s * kChunksPerStep);
-      copy(s + L::kRing, slot(s));
+      copy(s + L::kRing);
       commit_copies();
     }
     finish(products);
@@ -104,18 +108,11 @@ class LaneProduct {
 
   // The same in pieces, for those who keep codes of several products on their way.
 
-  /// Starts the copy of one step's codes to a slot of `kSlot` bytes.
-  __device__ __forceinline__ void copy(int s, u8* slot) const {
-    if constexpr (L::kCopied) {
-      if (!active(s)) return;
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        copy_async<L::kBytes>(slot + (r * C::kThreads + threadIdx.x) * L::kBytes,
-                              w_[r] + s * 16 * L::kBytes);
-      }
-    }
+  /// Where this thread's codes of step 0 are, and how many steps it has.
+  __device__ __forceinline__ const u8* codes(int r) const { return w_[r]; }
+  __device__ __forceinline__ int steps() const {
+    return (C::K - thread_ * L::kThread + L::kStep - 1) / L::kStep;
   }
-
   /// Where the scales and biases of a row begin.
   __device__ __forceinline__ const T* scales(int r) const { return scales_[r]; }
   __device__ __forceinline__ const T* biases(int r) const { return biases_[r]; }
@@ -134,25 +131,55 @@ class LaneProduct {
     const T* biases[R];
   };
 
-  /// Adds step s, whose copy is the oldest of `Ring`. All threads of the half warp had a part in the
-  /// copy of `at`, before that of step 0 or with it.
-  template <int Ring>
-  __device__ __forceinline__ void step(int s, const u8* slot, const Scales& at, const uint4* x) {
-    wait_for_copies<Ring - 1>();
-    if (s == 0) __syncwarp();
-    if (!active(s)) return;
-    const int group = group_of(s);
+  /// Makes the rows' scales and biases, which the half warp shares out, what `step` takes: one
+  /// thread's share costs less than to do so in every step. Returns whether codes of all rows of
+  /// the warp are linear, which `step` has to be told.
+  __device__ __forceinline__ bool prepare(const Scales& at, Prepared* prepared) const {
+    constexpr int kEach = kCeilDiv<kGroups, 16>;
+    T scale[R * kEach], bias[R * kEach];
+    bool linear = true;
 #pragma unroll
-    for (int r = 0; r < R; ++r) scale_[r] = at.scales[r][group], bias_[r] = at.biases[r][group];
-    multiply(s, slot, x + s * kChunksPerStep);
+    for (int i = 0; i < R * kEach; ++i) {
+      const int r = i / kEach, g = i % kEach * 16 + thread_;
+      if (kGroups % 16 != 0 && g >= kGroups) continue;
+      scale[i] = at.scales[r][g], bias[i] = at.biases[r][g];
+      linear &= is_linear(scale[i]);
+    }
+    linear = kLinear && __all_sync(0xffffffffu, linear);
+#pragma unroll
+    for (int i = 0; i < R * kEach; ++i) {
+      const int r = i / kEach, g = i % kEach * 16 + thread_;
+      if (kGroups % 16 == 0 || g < kGroups) {
+        prepared[r * kGroups + g] = prepare(scale[i], bias[i], linear);
+      }
+    }
+    return linear;
   }
 
-  __device__ __forceinline__ void finish(float (&products)[R]) const {
+  /// Adds step s, of which this thread's codes of row r are r * kThreads * kBytes from `codes` on.
+  template <bool Linear>
+  __device__ __forceinline__ void step(int s, const u8* codes, const Prepared* prepared,
+                                       const uint4* x) {
+    if ((s + 1) * L::kStep > C::K && !active(s)) return;
+    Prepared groups[R];
 #pragma unroll
-    for (int r = 0; r < R; ++r) products[r] = reduce(sums_[r]);
+    for (int r = 0; r < R; ++r) groups[r] = prepared[r * kGroups + group_of(s)];
+    multiply<Linear>(s, codes, groups, x + s * kChunksPerStep);
+  }
+
+  /// The rows' products, in every thread of the half warp.
+  __device__ __forceinline__ void finish(float (&products)[R]) const {
+    float lanes[2 * R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) add_lanes(sums_[r], lanes[2 * r], lanes[2 * r + 1]);
+    // Lane distances 16, 8, 4, 2 are half that in threads.
+    sum_over_threads<16>(lanes);
+#pragma unroll
+    for (int r = 0; r < R; ++r) products[r] = __fadd_rn(lanes[2 * r], lanes[2 * r + 1]);
   }
 
  private:
+  static constexpr bool kLinear = C::kExact && kHasLinear<T, C::kBits>;
   // Pairs of T, or float32.
   static constexpr int kSums = L::kPairs ? L::kThread / 2 : L::kThread;
   using Sum = typename Select<L::kPairs, u32, float>::type;
@@ -162,7 +189,7 @@ class LaneProduct {
   }
 
   __device__ __forceinline__ int group_of(int step) const {
-    return (step * L::kStep + thread_ * L::kThread) / C::kGroup;
+    return step * (L::kStep / C::kGroup) + thread_ * L::kThread / C::kGroup;
   }
 
   __device__ __forceinline__ void load_scales(int s) {
@@ -175,37 +202,65 @@ class LaneProduct {
     }
   }
 
+  // This thread's codes of a step.
   __device__ __forceinline__ u8* slot(int step) const {
-    return shared_ + step % L::kRing * kSlot;
+    return shared_ + (step % L::kRing * R * C::kThreads + threadIdx.x) * L::kBytes;
   }
 
-  __device__ __forceinline__ void multiply(int s, const u8* slot, const uint4* x) {
-    Packed<L::kBytes> codes[R];
+  __device__ __forceinline__ void copy(int s) const {
+    if constexpr (L::kCopied) {
+      if (!active(s)) return;
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      codes[r].load(L::kCopied ? slot + (r * C::kThreads + threadIdx.x) * L::kBytes
-                               : w_[r] + s * 16 * L::kBytes);
-    }
-    if constexpr (C::kExact && kHasLinear<T, C::kBits>) {
-      bool linear = true;
-#pragma unroll
-      for (int r = 0; r < R; ++r) linear &= is_linear(bits_of(scale_[r]));
-      if (linear) {
-        multiply_as<true>(codes, x);
-      } else {
-        multiply_as<false>(codes, x);
+      for (int r = 0; r < R; ++r) {
+        copy_async<L::kBytes>(slot(s) + r * C::kThreads * L::kBytes, w_[r] + s * kStride);
       }
-    } else {
-      multiply_as<false>(codes, x);
     }
+  }
+
+  static __device__ __forceinline__ bool is_linear(T scale) {
+    if constexpr (kLinear) {
+      return zmlx::is_linear(bits_of(scale));
+    } else {
+      return false;
+    }
+  }
+
+  static __device__ __forceinline__ Prepared prepare(T scale, T bias, bool linear) {
+    if constexpr (L::kNarrow && C::kExact) {
+      u16 bits = bits_of(scale);
+      if (kLinear && linear && (bits & 0x7fff)) bits += 133 << 7;
+      return {twice(bits), twice(bits_of(bias))};
+    } else {
+      return {__float_as_uint(to_float(scale)), __float_as_uint(to_float(bias))};
+    }
+  }
+
+  /// With scales and biases from registers.
+  __device__ __forceinline__ void multiply(int s, const u8* codes, const uint4* x) {
+    bool linear = kLinear;
+#pragma unroll
+    for (int r = 0; r < R; ++r) linear &= is_linear(scale_[r]);
+    if (kLinear && linear) {
+      multiply_as<true>(s, codes, x);
+    } else {
+      multiply_as<false>(s, codes, x);
+    }
+  }
+  template <bool Linear>
+  __device__ __forceinline__ void multiply_as(int s, const u8* codes, const uint4* x) {
+    Prepared groups[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) groups[r] = prepare(scale_[r], bias_[r], Linear);
+    multiply<Linear>(s, codes, groups, x);
   }
 
   template <bool Linear>
-  __device__ __forceinline__ void multiply_as(const Packed<L::kBytes> (&codes)[R], const uint4* x) {
-    Group<T, C::kBits, Linear> groups[R];
-    if constexpr (L::kNarrow && C::kExact) {
+  __device__ __forceinline__ void multiply(int s, const u8* from, const Prepared (&groups)[R],
+                                           const uint4* x) {
+    Packed<L::kBytes> codes[R];
 #pragma unroll
-      for (int r = 0; r < R; ++r) groups[r] = {bits_of(scale_[r]), bits_of(bias_[r])};
+    for (int r = 0; r < R; ++r) {
+      codes[r].load(L::kCopied ? from + r * C::kThreads * L::kBytes : w_[r] + s * kStride);
     }
 #pragma unroll
     for (int chunk = 0; chunk < L::kChunks; ++chunk) {
@@ -214,9 +269,11 @@ class LaneProduct {
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         if constexpr (L::kNarrow && C::kExact) {
-          multiply_narrow(codes[r], sums_[r], chunk, groups[r], xs);
+          multiply_narrow(codes[r], sums_[r], chunk,
+                          Group<T, C::kBits, Linear>(groups[r].x, groups[r].y), xs);
         } else {
-          multiply_wide(codes[r], sums_[r], chunk, to_float(scale_[r]), to_float(bias_[r]), xs);
+          multiply_wide(codes[r], sums_[r], chunk, __uint_as_float(groups[r].x),
+                        __uint_as_float(groups[r].y), xs);
         }
       }
     }
@@ -293,21 +350,14 @@ class LaneProduct {
     }
   }
 
-  static __device__ __forceinline__ float reduce(const Sum (&sums)[kSums]) {
-    float lane[2] = {0, 0};
+  static __device__ __forceinline__ void add_lanes(const Sum (&sums)[kSums], float& first,
+                                                   float& second) {
+    first = second = 0;
 #pragma unroll
-    for (int i = 0; i < L::kThread; ++i) {
-      lane[i / L::kLane] = __fadd_rn(lane[i / L::kLane], element(sums, i));
+    for (int i = 0; i < L::kLane; ++i) {
+      first = __fadd_rn(first, element(sums, i));
+      second = __fadd_rn(second, element(sums, L::kLane + i));
     }
-    // Lane distances 16, 8, 4, 2 are half that in threads.
-#pragma unroll
-    for (int distance = 8; distance > 0; distance /= 2) {
-#pragma unroll
-      for (int v = 0; v < 2; ++v) {
-        lane[v] = __fadd_rn(lane[v], __shfl_xor_sync(0xffffffffu, lane[v], distance));
-      }
-    }
-    return __fadd_rn(lane[0], lane[1]);
   }
 
   const int thread_ = threadIdx.x % 16;

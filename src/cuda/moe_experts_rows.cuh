@@ -11,9 +11,12 @@ namespace zmlx {
 /// activation of all (expert, column) pairs, then the down projection and the weighted sum. `Up`
 /// has the constants of gate and up, `Down` those of the down projection.
 ///
-/// A unit of threads (half a warp, or a warp for the fp modes) makes a few rows at a time. Its codes
-/// pass through a ring in shared memory, whose copies run ahead from product to product and from
-/// the first phase into the second; so do scales, all of a product with its first codes.
+/// A unit of threads (half a warp, or a warp for the fp modes) makes a few rows at a time. Its
+/// codes pass through a ring in shared memory, whose copies run ahead from product to product and
+/// from the first phase into the second; so do scales, all of a product with its first codes.
+///
+/// One token's kernel is bound by instructions, not by memory, so a pass over the ring is unrolled:
+/// slots are constants, and what comes next is worked out once a pass.
 template <class Up, class Down>
 class MoeExpertsRows {
   using T = typename Up::T;
@@ -38,22 +41,29 @@ class MoeExpertsRows {
 
   // The token, and in its place the hidden rows.
   static constexpr int kStaged = kLarger<First::kShared, kTopK * Second::kShared>;
-  static constexpr int kProducts = kCeilDiv<kTopK * kPartRows * int(sizeof(Sum)), 16> * 16;
-  static constexpr int kSlot = kLarger<FirstProduct::kSlot, SecondProduct::kSlot>;
+  static constexpr int kProducts = kCeilDiv<kTopK * kPartRows* int(sizeof(Sum)), 16> * 16;
+  // A step's codes of all threads; none if they can't be copied.
+  static constexpr int kBytes = FirstProduct::kBytes;
+  static constexpr int kSlot =
+      FirstProduct::kCopied ? kLarger<First::kRows, Second::kRows> * kThreads * kBytes : 0;
+  static_assert(kBytes == SecondProduct::kBytes && First::kRows >= Second::kRows);
 
-  // Scales, and biases where there are any: of gate and up, and of down. A ring of steps may reach
-  // into several products ahead.
+  // Scales, and biases where there are any: of gate and up, and of down. First as they are in
+  // memory, then as products take them.
   static constexpr int kKinds = Up::kFp ? 1 : 2;
   using UpScales = ScaleSpans<Up, typename First::Scale, 2 * kKinds, kHidden, First::kUnit>;
   using DownScales = ScaleSpans<Down, typename Second::Scale, kKinds, Second::kRows, Second::kUnit>;
+  using Prepared = typename FirstProduct::Prepared;
   static constexpr int kScales = kLarger<UpScales::kBytes, DownScales::kBytes>;
-  static constexpr int kShortest =
-      FirstProduct::kSteps < SecondProduct::kSteps ? FirstProduct::kSteps : SecondProduct::kSteps;
-  static constexpr int kScaleBuffers = kCeilDiv<kRing, kShortest> + 1;
+  static constexpr int kPrepared =
+      kCeilDiv<kLarger<First::kRows * FirstProduct::kGroups,
+                       Second::kRows * SecondProduct::kGroups>* int(sizeof(Prepared)),
+               16> *
+      16;
 
  public:
   static constexpr int kShared =
-      kStaged + kProducts + kRing * kSlot + kUpUnits * kScaleBuffers * kScales;
+      kStaged + kProducts + kRing * kSlot + kUpUnits * (kScales + kPrepared);
 
   /// @param x         (K)
   /// @param hidden    room for (kTopK, Up::N)
@@ -115,10 +125,16 @@ class MoeExpertsRows {
     return reinterpret_cast<Sum*>(memory() + kStaged);
   }
   static __device__ __forceinline__ u8* ring() { return memory() + kStaged + kProducts; }
-  /// Of this unit's product number `product`, counted over both phases.
-  static __device__ __forceinline__ u8* scales(int product) {
-    return ring() + kRing * kSlot +
-           (unit<First>() * kScaleBuffers + product % kScaleBuffers) * kScales;
+  /// This thread's codes of a step in the ring.
+  static __device__ __forceinline__ u8* slot(int step) {
+    return ring() + step * kSlot + threadIdx.x * kBytes;
+  }
+  /// Of this unit's product.
+  static __device__ __forceinline__ u8* scales() {
+    return ring() + kRing * kSlot + unit<First>() * (kScales + kPrepared);
+  }
+  static __device__ __forceinline__ Prepared* prepared() {
+    return reinterpret_cast<Prepared*>(scales() + kScales);
   }
   static __device__ __forceinline__ u32* experts() {
     __shared__ u32 experts[kTopK];
@@ -176,98 +192,120 @@ class MoeExpertsRows {
   /// Fills the ring from the beginning of a phase of a part.
   __device__ __forceinline__ void begin(int part, int phase) {
     wait_for_copies<0>();
-    part_ = part, phase_ = phase, step_ = 0, slot_ = 0, ahead_ = 0, product_ = 0;
-    item_ = phase == 1 ? unit<First>() : unit<Second>();
-    enter();
-#pragma unroll 1
-    for (int s = 0; s < kRing; ++s) copy_next();
-  }
-
-  /// The item that copies come to, if there is one, else that of the next phase.
-  __device__ __forceinline__ void enter() {
-    if (phase_ == 1) {
-      if (warp_has<First>(item_, up_items(part_))) {
-        place_up(ahead_up_, part_, item_);
-        return;
-      }
-      phase_ = 2, item_ = unit<Second>();
-    }
-    if (warp_has<Second>(item_, down_items(part_))) {
-      place_down(ahead_down_, part_, item_);
+    __syncwarp();
+    if (phase == 1) {
+      enter_up(part, unit<First>());
     } else {
-      phase_ = 3;
+      enter_down(part, unit<Second>());
     }
+#pragma unroll 1
+    for (int s = 0; s < kRing; ++s) copy(s);
   }
 
-  /// Starts the next step's copy, to the slot that was used last.
-  __device__ __forceinline__ void copy_next() {
-    u8* slot = ring() + slot_ * kSlot;
-    slot_ = slot_ + 1 == kRing ? 0 : slot_ + 1;
-    // Who is ahead may not write what others still read.
-    if (step_ == 0) __syncwarp();
-    if (phase_ == 1) {
-      if (step_ == 0) copy_up_scales();
-      ahead_up_.copy(step_, slot);
-      advance(FirstProduct::kSteps, kUpUnits);
-    } else if (phase_ == 2) {
-      if (step_ == 0) copy_down_scales();
-      ahead_down_.copy(step_, slot);
-      advance(SecondProduct::kSteps, kDownUnits);
+  // What copies come to next, whose scales they start at once: what was there must have been read.
+
+  /// An item of the first phase, or the first of the second if there is none.
+  __device__ __forceinline__ void enter_up(int part, int item) {
+    if (!warp_has<First>(item, up_items(part))) return enter_down(part, unit<Second>());
+    FirstProduct product;
+    place_up(product, part, item);
+    enter(product);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      UpScales::copy(scales(), r, product.scales(r));
+      if constexpr (!Up::kFp) UpScales::copy(scales(), 2 + r, product.biases(r));
+    }
+  }
+  /// An item of the second phase, or nothing.
+  __device__ __forceinline__ void enter_down(int part, int item) {
+    left_ = left_above_ = 0;
+    if (!warp_has<Second>(item, down_items(part))) return;
+    SecondProduct product;
+    place_down(product, part, item);
+    enter(product);
+    DownScales::copy(scales(), 0, product.scales(0));
+    if constexpr (!Up::kFp) DownScales::copy(scales(), 1, product.biases(0));
+  }
+  template <class C, int R, template <class, int> class Product>
+  __device__ __forceinline__ void enter(const Product<C, R>& product) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) codes_[r] = product.codes(r);
+    left_ = product.steps();
+    left_above_ = R > Second::kRows ? left_ : 0;
+  }
+
+  /// Starts the copy of a step of the pass that copies have come to.
+  __device__ __forceinline__ void copy(int s) const {
+    if constexpr (FirstProduct::kCopied) {
+#pragma unroll
+      for (int r = 0; r < First::kRows; ++r) {
+        if (s < (r < Second::kRows ? left_ : left_above_)) {
+          copy_async<kBytes>(slot(s) + r * kThreads * kBytes,
+                             codes_[r] + s * FirstProduct::kStride);
+        }
+      }
     }
     commit_copies();
   }
-  __device__ __forceinline__ void advance(int steps, int units) {
-    if (++step_ < steps) return;
-    step_ = 0, item_ += units, ++ahead_;
-    enter();
-  }
 
-  __device__ __forceinline__ void copy_up_scales() const {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      UpScales::copy(scales(ahead_), r, ahead_up_.scales(r));
-      if constexpr (!Up::kFp) UpScales::copy(scales(ahead_), 2 + r, ahead_up_.biases(r));
-    }
-  }
-  __device__ __forceinline__ void copy_down_scales() const {
-    DownScales::copy(scales(ahead_), 0, ahead_down_.scales(0));
-    if constexpr (!Up::kFp) DownScales::copy(scales(ahead_), 1, ahead_down_.biases(0));
-  }
-  // Where they are once they have come, for a product whose rows are set if `row` has to know them.
-  __device__ __forceinline__ typename FirstProduct::Scales up_scales(const FirstProduct& p) const {
+  // Where scales are once they have come, for a product whose rows are set if `row` has to know
+  // them.
+  static __device__ __forceinline__ typename FirstProduct::Scales scales_of(const FirstProduct& p) {
     typename FirstProduct::Scales at;
-    const u8* from = scales(product_);
 #pragma unroll
     for (int r = 0; r < First::kRows; ++r) {
-      at.scales[r] = UpScales::row(from, r % 2, r / 2, p.scales(r % 2));
+      at.scales[r] = UpScales::row(scales(), r % 2, r / 2, p.scales(r % 2));
       if constexpr (!Up::kFp) {
-        at.biases[r] = UpScales::row(from, 2 + r % 2, r / 2, p.biases(r % 2));
+        at.biases[r] = UpScales::row(scales(), 2 + r % 2, r / 2, p.biases(r % 2));
       }
     }
     return at;
   }
-  __device__ __forceinline__ typename SecondProduct::Scales down_scales(
-      const SecondProduct& p) const {
+  static __device__ __forceinline__ typename SecondProduct::Scales scales_of(
+      const SecondProduct& p) {
     typename SecondProduct::Scales at;
-    const u8* from = scales(product_);
 #pragma unroll
     for (int r = 0; r < Second::kRows; ++r) {
-      at.scales[r] = DownScales::row(from, 0, r, p.scales(0));
-      if constexpr (!Up::kFp) at.biases[r] = DownScales::row(from, 1, r, p.biases(0));
+      at.scales[r] = DownScales::row(scales(), 0, r, p.scales(0));
+      if constexpr (!Up::kFp) at.biases[r] = DownScales::row(scales(), 1, r, p.biases(0));
     }
     return at;
   }
 
-  template <class Product, class Chunk>
-  __device__ __forceinline__ void multiply(Product& product, const typename Product::Scales& at,
-                                           const Chunk* x) {
+  /// Makes a product, while copies go on to what `enter_next` enters.
+  template <class Product, class Chunk, class Next>
+  __device__ __forceinline__ void multiply(Product& product, const Chunk* x,
+                                           const Next& enter_next) {
     product.clear();
-#pragma unroll(Up::kFp ? 2 : 1)
-    for (int s = 0; s < Product::kSteps; ++s) {
-      product.template step<kRing>(s, ring() + slot_ * kSlot, at, x);
-      copy_next();
+    wait_for_copies<kRing - 1>();
+    __syncwarp();
+    const bool linear = product.prepare(scales_of(product), prepared());
+    __syncwarp();
+#pragma unroll 1
+    for (int first = 0; first < Product::kSteps; first += kRing) {
+      if (first + kRing < Product::kSteps) {
+#pragma unroll
+        for (int r = 0; r < First::kRows; ++r) codes_[r] += kRing * Product::kStride;
+        left_ -= kRing, left_above_ -= kRing;
+      } else {
+        enter_next();
+      }
+      if (linear) {
+        pass<true>(product, first, x);
+      } else {
+        pass<false>(product, first, x);
+      }
     }
-    ++product_;
+  }
+
+  template <bool Linear, class Product, class Chunk>
+  __device__ __forceinline__ void pass(Product& product, int first, const Chunk* x) const {
+#pragma unroll(Linear ? kRing : 1)
+    for (int s = 0; s < kRing; ++s) {
+      wait_for_copies<kRing - 1>();
+      product.template step<Linear>(first + s, slot(s), prepared(), x);
+      copy(s);
+    }
   }
 
   /// The whole first phase of a part.
@@ -278,7 +316,7 @@ class MoeExpertsRows {
     for (int item = unit<First>(); warp_has<First>(item, items); item += kUpUnits) {
       FirstProduct product;
       if constexpr (!FirstProduct::kCopied || UpScales::kShifted) place_up(product, part, item);
-      multiply(product, up_scales(product), x);
+      multiply(product, x, [&] { enter_up(part, item + kUpUnits); });
       float dots[First::kRows];
       product.finish(dots);
       if (threadIdx.x % First::kUnit == 0 && item < items) write_hidden(part, item, dots);
@@ -308,7 +346,8 @@ class MoeExpertsRows {
       if constexpr (!SecondProduct::kCopied || DownScales::kShifted) {
         place_down(product, part, item);
       }
-      multiply(product, down_scales(product), rows + k * (Second::kShared / 16));
+      multiply(product, rows + k * (Second::kShared / 16),
+               [&] { enter_down(part, item + kDownUnits); });
       float dots[Second::kRows];
       product.finish(dots);
       if (threadIdx.x % Second::kUnit == 0 && item < items) weigh(part, item, dots);
@@ -343,12 +382,10 @@ class MoeExpertsRows {
   T* hidden_;
   TwoPhases<kParts> phases_;
 
-  // Where copies are.
-  FirstProduct ahead_up_;
-  SecondProduct ahead_down_;
-  int part_, phase_, item_, step_, slot_, ahead_;
-
-  int product_;  // that is being made; `ahead_` is that which copies have come to
+  // Where copies are: this thread's codes of a pass, and the steps that are left; `left_above_` is
+  // of rows that only the first phase has.
+  const u8* codes_[First::kRows];
+  int left_, left_above_;
 };
 
 }  // namespace zmlx

@@ -12,6 +12,7 @@ struct RowSizes {
   int unit, rows;  // threads that make a row, and the rows that they make at once
   int steps;       // of the inner dimension
   int codes;       // bytes of a thread, row and step; 0 if not copied to shared memory
+  int prepared;    // bytes of a row's scales and biases as products take them
   int staged;      // bytes of a row of x
   int scales;      // bytes of a row's scales (or biases)
 
@@ -26,6 +27,7 @@ struct RowSizes {
     if (codes % 4 != 0) codes = 0;
     staged = steps * step * (fp ? 4 : size);
     scales = c.K / c.quantization.group_size * (fp ? 1 : size);
+    prepared = c.K / c.quantization.group_size * (fp ? 4 : 8);
   }
 };
 

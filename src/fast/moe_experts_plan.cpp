@@ -42,14 +42,20 @@ void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsP
   const int kinds = up.quantization.affine() ? 2 : 1;
   const int scales =
       std::max(ceil_div(2 * kinds * up_run, 16), ceil_div(kinds * down_run, 16)) * 16;
-  // A longer ring gains nothing: on H200s LFM2's 8-bit layer took 24.0 us with 5 steps and 25.1
-  // with 8, though then all of the second phase's codes are on their way when it begins.
-  take_first(plan, up, {{512, 5}, {512, 4}, {512, 3}, {256, 4}, {256, 2}},
-             [&](const ExpertsPlan& p) {
-               const int buffers = ceil_div(p.ring, std::min(first.steps, second.steps)) + 1;
-               return staged + products + p.ring * p.threads * step +
-                      p.threads / first.unit * buffers * scales;
-             });
+  const int prepared =
+      ceil_div(std::max(first.rows * first.prepared, second.rows * second.prepared), 16) * 16;
+  auto bytes = [&](const ExpertsPlan& p) {
+    return staged + products + p.ring * p.threads * step +
+           p.threads / first.unit * (scales + prepared);
+  };
+  // Passes over the ring that are full leave no step unused.
+  auto even = [&](int most) {
+    const int steps = std::max(first.steps, second.steps);
+    return ceil_div(steps, ceil_div(steps, most));
+  };
+  take_first(plan, up,
+             {{512, even(4)}, {512, even(3)}, {512, even(2)}, {256, even(4)}, {256, even(2)}},
+             bytes);
 }
 
 void plan_mma(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsPlan& plan) {

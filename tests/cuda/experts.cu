@@ -63,12 +63,12 @@ template <class First, class Second, int Threads, int Ring>
 __device__ constexpr int rows_shared() {
   return MoeExpertsRows<Launch<First, Threads, Ring>, Launch<Second, Threads, Ring>>::kShared;
 }
-static_assert(rows_shared<WideUp, WideDown, 512, 5>() == 123008);
+static_assert(rows_shared<WideUp, WideDown, 512, 4>() == 106624);
 using Wide8 = Config<bf16, 8, 64, 2048, 1792>;
 using Back8 = Config<bf16, 8, 64, 1792, 2048>;
-static_assert(rows_shared<Wide8, Back8, 512, 5>() == 112768);
+static_assert(rows_shared<Wide8, Back8, 512, 4>() == 104576);
 using Fp = Config<bf16, 4, 32, 2880, 2880, true>;
-static_assert(rows_shared<Fp, Fp, 512, 5>() == 230832);
+static_assert(rows_shared<Fp, Fp, 512, 3>() == 176560);
 template <class First, class Second, int Threads, int Ring, int... Sizes>
 __device__ constexpr int mma_shared() {
   return MoeExpertsMma<Tokens<Launch<First, Threads, Ring>, Sizes...>,
@@ -79,11 +79,11 @@ static_assert(mma_shared<WideUp, WideDown, 512, 2, 4, 16, 128, 32, 4>() == 21158
 static_assert(mma_shared<Up, Down, 256, 3, 8, 32, 256, 128, 8>() == 230916);
 
 __device__ void all() {
-  instantiate_rows<bf16, 4, 64, 2048, 1792, false, 512, 5>();
-  instantiate_rows<bf16, 8, 64, 2048, 1792, false, 512, 5>();
+  instantiate_rows<bf16, 4, 64, 2048, 1792, false, 512, 4>();
+  instantiate_rows<bf16, 8, 64, 2048, 1792, false, 512, 4>();
   instantiate_rows<f16, 3, 32, 1056, 544, false, 512, 8>();
   instantiate_rows<bf16, 5, 64, 1024, 512, false, 512, 8>();
-  instantiate_rows<bf16, 4, 32, 2880, 2880, true, 512, 5>();
+  instantiate_rows<bf16, 4, 32, 2880, 2880, true, 512, 3>();
   instantiate_rows<f16, 8, 32, 1024, 512, true, 512, 4>();
   instantiate_mma<Tokens<Launch<Up, 512, 3>, 1, 1, 32, 128, 8>,
                   Tokens<Launch<Down, 512, 3>, 1, 1, 32, 128, 8>>();
