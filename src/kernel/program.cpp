@@ -30,9 +30,7 @@ class Compiler {
     find_polynomials();
     place_leaves();
     count_uses();
-    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
-      if (needed_[id] && !fused_[id] && !is_leaf(id)) emit(id);
-    }
+    order();
     for (NodeId id : roots_) program_.outputs.push_back(places_[id]);
     return std::move(program_);
   }
@@ -233,6 +231,39 @@ class Compiler {
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       if (!needed_[id] || fused_[id] || is_leaf(id)) continue;
       for (NodeId a : arguments(id)) ++uses_[a];
+    }
+  }
+
+  /// Emits each expression right before the one that it is an argument of, so that as much as
+  /// possible stays in the tile. Of several arguments the one that takes most registers is first.
+  void order() {
+    std::vector<int> registers(tree_.size(), 0);
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      if (!needed_[id] || fused_[id] || is_leaf(id)) continue;
+      int most = 0, as_many = 0;
+      for (NodeId a : arguments(id)) {
+        as_many = registers[a] > most ? 1 : as_many + (registers[a] == most);
+        most = std::max(most, registers[a]);
+      }
+      registers[id] = std::max(1, most + (most > 0 && as_many > 1));
+    }
+    std::vector<bool> emitted(tree_.size(), false);
+    std::vector<NodeId> stack(roots_.rbegin(), roots_.rend());
+    while (!stack.empty()) {
+      const NodeId id = stack.back();
+      std::vector<NodeId> before;
+      if (!emitted[id] && !is_leaf(id)) before = arguments(id);
+      std::erase_if(before, [&](NodeId a) { return emitted[a] || is_leaf(a); });
+      if (!before.empty()) {
+        std::stable_sort(before.begin(), before.end(),
+                         [&](NodeId a, NodeId b) { return registers[a] > registers[b]; });
+        stack.insert(stack.end(), before.rbegin(), before.rend());
+        continue;
+      }
+      stack.pop_back();
+      if (emitted[id] || is_leaf(id)) continue;
+      emitted[id] = true;
+      emit(id);
     }
   }
 

@@ -330,6 +330,30 @@ TEST(KernelElementwise, ReadsAnyStrides) {
         mx::zeros({3, 7, 40, 6}), "broadcast and swapped");
 }
 
+TEST(KernelElementwise, ArraysBeginAnywhereInACacheLine) {
+  const auto x = random_normal({9000}, mx::float32, 3), y = random_normal({9000}, mx::float32, 4);
+  mx::eval(x, y);
+  const auto kernel = elementwise("a * 2 + b");
+  for (auto type : {mx::float32, mx::bfloat16}) {
+    const auto a = mx::astype(x, type), b = mx::astype(y, type);
+    for (int first = 0; first < 33; ++first) {
+      const int last = 8900 + first * 3;
+      const auto found = kernel(mx::slice(a, {first}, {last}), mx::slice(b, {first}, {last}));
+      const auto wide = mx::add(mx::multiply(mx::astype(a, mx::float32), mx::array(2.0f)),
+                                mx::astype(b, mx::float32));
+      const auto exact = mx::slice(mx::astype(wide, type), {first}, {last});
+      EXPECT_TRUE(mx::array_equal(found, exact).item<bool>()) << type << " from " << first;
+      // The result, which begins as its input does, is the next kernel's.
+      const auto again = kernel(found, mx::slice(b, {0}, {last - first}));
+      EXPECT_TRUE(mx::allclose(again,
+                               mx::add(mx::multiply(exact, mx::array(2.0f)),
+                                       mx::slice(b, {0}, {last - first})),
+                               1e-2, 1e-2)
+                      .item<bool>());
+    }
+  }
+}
+
 TEST(KernelElementwise, LargeArraysAreStreamedAndShared) {
   for (auto type : {mx::float32, mx::bfloat16, mx::float16}) {
     const auto x = random_normal({(5 << 20) + 13}, type, 4);
