@@ -27,8 +27,12 @@ struct alignas(64) Step {
   /// Tiles in memory: at `from + (offset & mask)`, where offset is 4 bytes an element walked.
   uint8_t* from[3] = {};
   uint64_t mask[3] = {};
-  /// How far ahead to fetch, or for the last step how far to walk, in bytes of offset.
-  uint64_t distance = 0;
+  union {
+    /// How far ahead to fetch, or for the last step how far to walk, in bytes of offset.
+    uint64_t distance = 0;
+    /// Of the few operations of four arguments.
+    const uint8_t* fourth;
+  };
 };
 
 /// Where the rows end that a reduction of rows walks.

@@ -220,6 +220,14 @@ TEST(KernelElementwise, FusedFormsAreAccurate) {
        2},
       {"-0.5f * a * a", [](double a, double) { return -0.5 * a * a; }, 1},
       {"0.7f * a * a * a", [](double a, double) { return double{0.7f} * a * a * a; }, 2},
+      // Products of three, alone and where a sum takes one.
+      {"a * b * 3", [](double a, double b) { return a * b * 3; }, 2},
+      {"a * (b * a)", [](double a, double b) { return a * b * a; }, 2},
+      {"sqrt(a * a) * b * b", [](double a, double b) { return std::abs(a) * b * b; }, 2},
+      {"abs(b) + 0.5f * a * a", [](double a, double b) { return std::abs(b) + 0.5 * a * a; }, 2},
+      {"0.5f * a * a + b * b", [](double a, double b) { return 0.5 * a * a + b * b; }, 2},
+      {"0.5f * a * a + 1", [](double a, double) { return 0.5 * a * a + 1; }, 2},
+      {"0.5f * a * a + 0.5f * a * a", [](double a, double) { return a * a; }, 2},
   };
   for_each_target([&](const std::string& target) {
     const auto as = sweep(-20, 20, 500), bs = sweep(-3, 3, 500);
@@ -232,6 +240,53 @@ TEST(KernelElementwise, FusedFormsAreAccurate) {
         if (std::abs(exact) < 1e-36) continue;
         EXPECT_LE(ulps_between(found[i], exact), form.ulps)
             << target << ": " << form.text << " at " << as[i] << ", " << bs[i];
+      }
+    }
+  });
+}
+
+TEST(KernelElementwise, ComparisonsChoose) {
+  struct Form {
+    const char* text;
+    std::function<float(float, float)> value;
+  };
+  // With arguments and results in every place: read, computed just before or earlier, constants.
+  const std::vector<Form> forms = {
+      {"x < 0.5f ? y : x", [](float x, float y) { return x < 0.5f ? y : x; }},
+      {"x <= 0.5f ? y : x", [](float x, float y) { return x <= 0.5f ? y : x; }},
+      {"x > 0.5f ? y : x", [](float x, float y) { return x > 0.5f ? y : x; }},
+      {"x >= 0.5f ? y : x", [](float x, float y) { return x >= 0.5f ? y : x; }},
+      {"0.5f < x ? 1.0f : y", [](float x, float y) { return 0.5f < x ? 1.0f : y; }},
+      {"0.5f <= x ? x : 1.0f", [](float x, float) { return 0.5f <= x ? x : 1.0f; }},
+      {"-x < 0.5f ? 2.0f : 1.0f", [](float x, float) { return -x < 0.5f ? 2.0f : 1.0f; }},
+      {"-x >= 0.5f ? -x : abs(y)", [](float x, float y) { return -x >= 0.5f ? -x : std::fabs(y); }},
+      {"x < 0.5f ? -y : 1.0f", [](float x, float y) { return x < 0.5f ? -y : 1.0f; }},
+      {"x < 0.5f ? -x : -y", [](float x, float y) { return x < 0.5f ? -x : -y; }},
+      {"max(x, y) > 0.5f ? abs(x) : abs(y)",
+       [](float x, float y) { return std::fmax(x, y) > 0.5f ? std::fabs(x) : std::fabs(y); }},
+      {"(x < 0.5f) == (y < 0.5f) ? x : y",
+       [](float x, float y) { return (x < 0.5f) == (y < 0.5f) ? x : y; }},
+      {"x < y ? x : y - 1", [](float x, float y) { return x < y ? x : y - 1; }},
+  };
+  const std::vector<float> ends{0.5f,  -0.5f, 0.0f,     -0.0f,     1.0f,
+                                -1.0f, 3.0f,  INFINITY, -INFINITY, NAN};
+  std::vector<float> xs, ys;
+  for (float x : ends) {
+    for (float y : ends) {
+      if (std::isnan(y)) continue;
+      xs.push_back(x), ys.push_back(y);
+    }
+  }
+  for_each_target([&](const std::string& target) {
+    for (const auto& form : forms) {
+      ElementwiseOptions options;
+      options.inputs = {"x", "y"};
+      const auto found = values_of(elementwise(form.text, options)(array_of(xs), array_of(ys)));
+      for (size_t i = 0; i < xs.size(); ++i) {
+        if (std::isnan(xs[i]) && form.text[0] == 'm') continue;  // MLX's max hands NaN on
+        const double exact = form.value(xs[i], ys[i]);
+        EXPECT_TRUE(found[i] == exact || (std::isnan(found[i]) && std::isnan(exact)))
+            << target << ": " << form.text << " at " << xs[i] << ", " << ys[i];
       }
     }
   });
