@@ -57,7 +57,8 @@ class Range {
     std::vector<TileInput> inputs;
     for (const auto& in : call.inputs) {
       if (is_contiguous(in)) {
-        inputs.push_back({in.storage, in.type, stream ? fetch_ahead(call.inputs.size()) : 0});
+        const size_t ahead = stream ? fetch_ahead(call.inputs.size()) : 0;
+        inputs.push_back({in.storage, in.type, ahead, true});
       } else {
         inputs.push_back({block_storage(in.type), in.type});
       }

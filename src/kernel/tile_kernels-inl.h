@@ -662,8 +662,10 @@ inline void AddMoves(Table table) {
   table.move(Move::stream, &Stream);
   table.move(Move::stream_f16, &StreamHalves<kF16>);
   table.move(Move::stream_bf16, &StreamHalves<kBf16>);
-  table.move(Move::fetch, &Fetch<kTileBytes>);
-  table.move(Move::fetch_16bit, &Fetch<kTileBytes / 2>);
+  table.move(Move::fetch, &Fetch<kTileBytes, 1>);
+  table.move(Move::fetch_16bit, &Fetch<kTileBytes / 2, 1>);
+  table.move(Move::fetch_run, &Fetch<kTileBytes, kFetchBytes / kTileBytes>);
+  table.move(Move::fetch_run_16bit, &Fetch<kTileBytes / 2, 2 * kFetchBytes / kTileBytes>);
   table.move(Move::keep, &Keep);
   table.move(Move::end, &End);
 }

@@ -115,7 +115,7 @@ class TileCompiler {
   /// The operand, or the register with the input in 32 bits.
   Operand as_is(Operand operand) {
     if (operand.kind != Operand::Kind::input) return operand;
-    const auto [storage, type, ahead] = inputs_[operand.index];
+    const auto& [storage, type, ahead, in_runs] = inputs_[operand.index];
     const bool integer = storage == Storage::i32 || storage == Storage::u32;
     if (!is_half(storage) && !(integer && type == Type::float32)) return operand;
     auto& place = converted_[operand.index];
@@ -186,11 +186,18 @@ class TileCompiler {
   }
 
   void fetch(size_t input) {
-    const auto [storage, type, ahead] = inputs_[input];
+    const auto [storage, type, ahead, in_runs] = inputs_[input];
     if (ahead == 0) return;
     Step step;
-    step.kernel = move(is_half(storage) ? Move::fetch_16bit : Move::fetch);
+    if (in_runs) {
+      step.kernel = move(is_half(storage) ? Move::fetch_run_16bit : Move::fetch_run);
+    } else {
+      step.kernel = move(is_half(storage) ? Move::fetch_16bit : Move::fetch);
+    }
     step.distance = ahead * sizeof(uint32_t);
+    // Inputs take turns.
+    const size_t tiles = kFetchBytes / (runner_.tile_ * size_of(storage));
+    step.mask[1] = input * tiles / inputs_.size();
     push(step, {false, static_cast<uint16_t>(input)});
   }
 
