@@ -86,6 +86,9 @@ ZMLX_BINARY(MaxF, Maximum(a, b))
 ZMLX_FAR_BINARY(PowF, Power(a, b))
 ZMLX_FAR_BINARY(Atan2F, Atan2(a, b))
 ZMLX_BINARY(CopySignF, hn::CopySign(a, b))
+ZMLX_FAR_BINARY(LdexpF, Ldexp(a, b))
+ZMLX_FAR_BINARY(NextAfterF, NextAfter(a, b))
+ZMLX_FAR_UNARY(IlogbF, Ilogb(a))
 ZMLX_UNARY(NegF, hn::Neg(a))
 ZMLX_UNARY(AbsF, hn::Abs(a))
 ZMLX_LONG_UNARY(ExpF, Exp(a))
@@ -506,6 +509,9 @@ inline void AddFloatOperations(Table table) {
   table.far_binary<PowF>(at(Op::power));
   table.far_binary<Atan2F>(at(Op::atan2));
   table.binary<CopySignF>(at(Op::copy_sign));
+  table.far_binary<LdexpF>(at(Op::load_exponent));
+  table.far_binary<NextAfterF>(at(Op::next_after));
+  table.far_unary<IlogbF>(at(Op::exponent));
   table.binary<EqF>(at(Op::equal));
   table.binary<NeF>(at(Op::not_equal));
   table.binary<LtF>(at(Op::less));

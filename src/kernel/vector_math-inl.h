@@ -411,6 +411,48 @@ HWY_INLINE VF Cbrt(VF x) {
   return Choose(plain, root, x);
 }
 
+/// x * 2^power of whole powers.
+HWY_INLINE VF Ldexp(VF x, VF power) {
+#if HWY_TARGET == HWY_AVX3
+  return Scale(x, power);
+#else
+  // By numbers of float32, of which the last alone rounds.
+  for (int i = 0; i < 2; ++i) {
+    const auto up = hn::Gt(power, Number(127)), down = hn::Lt(power, Number(-126));
+    x = hn::Mul(x, Choose(up, Number(0x1p127f), Choose(down, Number(0x1p-102f), Number(1))));
+    power = hn::Sub(power, Choose(up, Number(127), Choose(down, Number(-102), Number(0))));
+  }
+  const auto rest = hn::Min(Number(127), hn::Max(Number(-126), power));
+  const auto biased = hn::Add(hn::ConvertTo(DI(), rest), hn::Set(DI(), 127));
+  return hn::Mul(x, hn::BitCast(DF(), hn::ShiftLeft<23>(biased)));
+#endif
+}
+
+/// floor(log2(|x|)); minus infinity of 0 and NaN.
+HWY_INLINE VF Ilogb(VF x) {
+  const auto a = hn::Abs(x);
+  const auto tiny = hn::Lt(a, Number(1.17549435e-38f));
+  const auto normal = Choose(tiny, hn::Mul(a, Number(0x1p24f)), a);
+  const auto biased = hn::ConvertTo(DF(), hn::ShiftRight<23>(hn::BitCast(DI(), normal)));
+  const auto exponent = hn::Sub(biased, Choose(tiny, Number(151), Number(127)));
+  const auto result = Choose(hn::Lt(a, Number(kInfinity)), exponent, Number(kInfinity));
+  return Choose(hn::Gt(a, Number(0)), result, Number(-kInfinity));
+}
+
+HWY_INLINE VF NextAfter(VF x, VF y) {
+  const DI di;
+  const auto bits = hn::BitCast(di, x);
+  // Away from 0 is up in bits; masks of all ones are -1.
+  const auto up =
+      hn::Xor(hn::VecFromMask(DF(), hn::Lt(x, y)), hn::VecFromMask(DF(), hn::Lt(x, Number(0))));
+  const auto one = hn::Or(hn::BitCast(di, up), hn::Set(di, 1));
+  const auto moved = hn::BitCast(DF(), hn::Sub(bits, one));
+  const auto least = hn::CopySign(hn::BitCast(DF(), hn::Set(di, 1)), y);
+  const auto next = Choose(hn::Eq(x, hn::Zero(DF())), least, moved);
+  const auto result = Choose(hn::Eq(x, y), y, next);
+  return KeepNaN(x, KeepNaN(y, result));
+}
+
 HWY_INLINE VF Sinh(VF x) {
   const auto a = hn::Abs(x);
   const auto z = hn::Mul(x, x);

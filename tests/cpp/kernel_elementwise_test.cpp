@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cfloat>
+#include <climits>
 #include <cmath>
 #include <functional>
 
@@ -112,6 +114,75 @@ TEST(KernelElementwise, EndsAreThoseOfTheMathLibrary) {
       }
     }
   });
+}
+
+/// Numbers of float32 of every kind.
+std::vector<float> kinds_of_numbers() {
+  std::vector<float> values{0.0f,     -0.0f,     INFINITY,   -INFINITY,       NAN,
+                            1.0f,     -1.0f,     FLT_MAX,    -FLT_MAX,        FLT_MIN,
+                            -FLT_MIN, 0x1p-149f, -0x1p-149f, 0x1.fffffep-127f};
+  std::mt19937 random(11);
+  while (values.size() < 400) {
+    const auto value = std::bit_cast<float>(static_cast<uint32_t>(random()));
+    if (!std::isnan(value)) values.push_back(value);
+  }
+  return values;
+}
+
+TEST(KernelElementwise, ExponentsAndNeighboursAreExact) {
+  const auto same = [](double found, float exact) {
+    return std::isnan(exact) ? std::isnan(found)
+                             : found == exact && std::signbit(found) == std::signbit(exact);
+  };
+  const auto xs = kinds_of_numbers();
+  for_each_target([&](const std::string& target) {
+    for (int n : {0, 1, -1, 24, -24, 126, -126, 127, -127, 150, -150, 277, -277, 300, -300, INT_MAX,
+                  INT_MIN}) {
+      const auto text = "ldexp(x, " + std::to_string(int64_t{n}) + ")";
+      const auto found = n == INT_MIN ? results("ldexp(x, INT_MIN)", {array_of(xs)})
+                                      : results(text, {array_of(xs)});
+      for (size_t i = 0; i < xs.size(); ++i) {
+        EXPECT_TRUE(same(found[i], std::ldexp(xs[i], n)))
+            << target << ": " << text << " of " << xs[i] << " = " << found[i];
+      }
+    }
+    // A power that is computed, cut towards zero.
+    const auto powers =
+        results("ldexp(a, b)", {array_of({3, 3, 3, 3}), array_of({2.9f, -2.9f, 1e9f, -1e9f})});
+    EXPECT_EQ(powers, (std::vector<double>{12, 0.75, INFINITY, 0})) << target;
+    const auto exponents = results("float(ilogb(x))", {array_of(xs)});
+    const auto whole =
+        results("float(ilogb(x) == INT_MIN) + 2 * float(ilogb(x) == INT_MAX)", {array_of(xs)});
+    for (size_t i = 0; i < xs.size(); ++i) {
+      const bool none = xs[i] == 0 || std::isnan(xs[i]);
+      if (none || std::isinf(xs[i])) {
+        EXPECT_EQ(whole[i], none ? 1 : 2) << target << ": ilogb of " << xs[i];
+      } else {
+        EXPECT_EQ(exponents[i], std::ilogb(xs[i])) << target << ": ilogb of " << xs[i];
+      }
+    }
+    std::vector<float> as, bs;
+    for (size_t i = 0; i < xs.size(); ++i) {
+      for (size_t j :
+           {size_t{0}, size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{5}, i, i / 2}) {
+        as.push_back(xs[i]), bs.push_back(xs[j]);
+      }
+    }
+    const auto next = results("nextafter(a, b)", {array_of(as), array_of(bs)});
+    for (size_t i = 0; i < as.size(); ++i) {
+      EXPECT_TRUE(same(next[i], std::nextafter(as[i], bs[i])))
+          << target << ": nextafter(" << as[i] << ", " << bs[i] << ") = " << next[i];
+    }
+  });
+  // Constants are folded; 16-bit numbers are scaled and rounded once.
+  const auto one = array_of({1});
+  EXPECT_EQ(results("x * ldexp(3, 4) + ilogb(0.3f) + (nextafter(1.0f, 2.0f) - 1)", {one})[0],
+            static_cast<float>(46 + 0x1p-23));
+  ElementwiseOptions half;
+  half.compute_dtype = mx::float16;
+  const auto found =
+      elementwise("ldexp(x, -24)", half)(mx::astype(array_of({3, 1.5f}), mx::float16));
+  EXPECT_EQ(values_of(found), (std::vector<double>{0x3p-24, 0x1p-23}));
 }
 
 TEST(KernelElementwise, PowerIsAccurate) {
