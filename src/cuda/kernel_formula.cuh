@@ -39,6 +39,16 @@ __device__ __forceinline__ float f_softplus(float x) {
   return fmaxf(x, 0.0f) + f_log1p_of_unit(expf(-fabsf(x)));
 }
 
+/// x * 2^power of whole powers.
+__device__ __forceinline__ float f_ldexp(float x, float power) {
+  return ldexpf(x, static_cast<int>(fminf(fmaxf(power, -300.0f), 300.0f)));
+}
+/// floor(log2(|x|)); minus infinity of 0 and NaN.
+__device__ __forceinline__ float f_ilogb(float x) {
+  if (!(fabsf(x) > 0.0f)) return __int_as_float(0xff800000);
+  return isinf(x) ? fabsf(x) : static_cast<float>(ilogbf(x));
+}
+
 // Where all results are of 16 bits, these stand in for the functions above: relative errors of 2^-15
 // and less, and what is below float32's normal numbers becomes 0. A GPU moves a 16-bit element in
 // the time of some 30 instructions, and a formula with three of the exact functions takes 60.

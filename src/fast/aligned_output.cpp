@@ -8,11 +8,11 @@ namespace zmlx::fast {
 
 namespace mx = mlx::core;
 
-void allocate(mx::array& out) {
+void allocate(mx::array& out, size_t beyond) {
   auto buffer = mx::allocator::malloc(out.nbytes() + kOutputAlignment);
   const auto address = reinterpret_cast<uintptr_t>(buffer.buffer().raw_ptr());
-  const auto offset =
-      static_cast<int64_t>((kOutputAlignment - address % kOutputAlignment) % kOutputAlignment);
+  const auto offset = static_cast<int64_t>(
+      (kOutputAlignment + beyond - address % kOutputAlignment) % kOutputAlignment);
   mx::Strides strides(out.ndim(), 1);
   for (int i = static_cast<int>(out.ndim()) - 2; i >= 0; --i) {
     strides[i] = strides[i + 1] * out.shape(i + 1);

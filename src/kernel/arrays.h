@@ -31,8 +31,11 @@ Type stored_as(mx::Dtype written);
 /// @throws std::invalid_argument, with `kernel` in front, if expressions have no such type.
 Type compute_type(const std::optional<mx::Dtype>& compute_dtype, const std::string& kernel);
 
-/// Memory for an output, aligned for streaming stores. Takes over that of `donor` if it is given.
-void allocate_output(mx::array& out, const mx::array* donor = nullptr);
+/// Memory for an output. Takes over that of `donor` if it is given. Otherwise it is aligned for
+/// streaming stores, or if it is large it lies in its cache lines as the first of `beside` does, so
+/// that a walk over both can keep to whole lines.
+void allocate_output(mx::array& out, const mx::array* donor = nullptr,
+                     const std::vector<mx::array>& beside = {});
 
 /// An input that the output can take the place of; null if there is none.
 const mx::array* donor_for(const mx::array& out, const std::vector<mx::array>& inputs);

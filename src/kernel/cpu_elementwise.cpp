@@ -13,12 +13,25 @@ namespace {
 /// Elements that a thread takes at a time, and those that are read at a time from arrays with gaps.
 constexpr size_t kChunk = size_t{128} << 10, kGathered = 1024;
 
+/// Elements before the first output's first whole cache line, of calls that are long enough.
+/// Arrays of MLX begin 24 bytes into a line; loads that each touch two lines took kernels of
+/// several inputs a tenth to a fifth longer on Zen 5, in the cache and with fast memory.
+size_t head_of(const ElementwiseCall& call, size_t size) {
+  const auto& out = call.outputs[0];
+  const size_t beyond = reinterpret_cast<uintptr_t>(out.data) % kLineBytes;
+  const bool whole = beyond % size_of(out.storage) == 0;
+  if (beyond == 0 || !whole || size < 2 * kMostTile) return 0;
+  return (kLineBytes - beyond) / size_of(out.storage);
+}
+
 /// One thread's way through a call.
 class Range {
  public:
-  Range(const ElementwiseCall& call, bool stream)
+  /// @param head  elements before the first whole tile.
+  Range(const ElementwiseCall& call, bool stream, size_t head)
       : call_(call),
-        runner_(call.program, inputs_of(call, stream), outputs_of(call, stream)),
+        runner_(call.program, inputs_of(call, stream), outputs_of(call, stream, head)),
+        head_(head),
         block_(std::max(kGathered, runner_.tile())),
         inputs_(call.inputs.size()),
         outputs_(call.outputs.size()),
@@ -29,6 +42,10 @@ class Range {
 
   void run(size_t begin, size_t end) {
     const size_t tile = runner_.tile();
+    if (begin < head_) {
+      rest(begin, head_ - begin);
+      begin = head_;
+    }
     const size_t whole = begin + (end - begin) / tile * tile;
     const size_t step = gathers_ ? block_ : std::max(whole - begin, tile);
     for (size_t at = begin; at < whole; at += step) tiles(at, std::min(step, whole - at));
@@ -40,17 +57,19 @@ class Range {
     std::vector<TileInput> inputs;
     for (const auto& in : call.inputs) {
       if (is_contiguous(in)) {
-        inputs.push_back({in.storage, in.type, stream ? fetch_ahead(call.inputs.size()) : 0});
+        const size_t ahead = stream ? fetch_ahead(call.inputs.size()) : 0;
+        inputs.push_back({in.storage, in.type, ahead, true});
       } else {
         inputs.push_back({block_storage(in.type), in.type});
       }
     }
     return inputs;
   }
-  static std::vector<TileOutput> outputs_of(const ElementwiseCall& call, bool stream) {
+  static std::vector<TileOutput> outputs_of(const ElementwiseCall& call, bool stream, size_t head) {
     std::vector<TileOutput> outputs;
     for (const auto& out : call.outputs) {
-      const bool past = stream && reinterpret_cast<uintptr_t>(out.data) % kLineBytes == 0;
+      const auto first = reinterpret_cast<uintptr_t>(element(out.data, out.storage, head));
+      const bool past = stream && first % kLineBytes == 0;
       outputs.push_back({past ? TileOutput::Kind::stream : TileOutput::Kind::store, out.storage});
     }
     return outputs;
@@ -103,7 +122,7 @@ class Range {
 
   const ElementwiseCall& call_;
   TileRunner runner_;
-  const size_t block_;
+  const size_t head_, block_;
   bool gathers_ = false;
   std::vector<const void*> inputs_;
   std::vector<void*> outputs_;
@@ -141,11 +160,12 @@ void run_elementwise(const ElementwiseCall& given) {
   const auto wanted = static_cast<size_t>(std::max(call.launch.block, 0));
   size_t chunk = wanted > 0 ? wanted : std::min(kChunk, size / threads + 1);
   chunk = (chunk + kMostTile - 1) / kMostTile * kMostTile;
-  const size_t chunks = (size + chunk - 1) / chunk;
+  const size_t head = head_of(call, size);
+  const size_t chunks = (size - head + chunk - 1) / chunk;
   Shelf<Range> ranges;
   cpu::parallel_for(threads, chunks, [&](size_t c) {
-    auto range = ranges.take([&] { return std::make_unique<Range>(call, stream); });
-    range->run(c * chunk, std::min((c + 1) * chunk, size));
+    auto range = ranges.take([&] { return std::make_unique<Range>(call, stream, head); });
+    range->run(c > 0 ? head + c * chunk : 0, std::min(head + (c + 1) * chunk, size));
     if (stream) flush_streams();
     ranges.give(std::move(range));
   });

@@ -32,6 +32,10 @@ void run_columns(const RowCall& call, const ColumnPlan& plan);
 /// Rows of fewer elements than this are not worth walking one by one.
 constexpr size_t kShortRow = 48;
 
+/// Outputs of rows as long as this begin in a cache line where their input does, and shorter ones
+/// with a line.
+constexpr size_t kLongRow = 16384;
+
 /// Bits of a number of the type.
 uint32_t bits_of(double value, Type type);
 

@@ -53,6 +53,10 @@ class Rule {
       case Op::atan2:
         return quotient(sum(times(da_, b_), negated(times(db_, a_))),
                         t_.add(t_.mul(a_, a_), t_.mul(b_, b_)));
+      case Op::load_exponent:
+        return da_ == kZero ? kZero : t_.make(Op::load_exponent, da_, b_);
+      case Op::next_after:
+        return da_;
       case Op::copy_sign:
         return times(da_, t_.mul(copy_sign_of_one(a_), copy_sign_of_one(b_)));
       default:

@@ -45,7 +45,7 @@ void Elementwise::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx:
   const auto* donor = outputs.size() == 1 ? donor_for(outputs[0], inputs) : nullptr;
   std::vector<Type> stored;
   for (auto& out : outputs) {
-    allocate_output(out, donor);
+    allocate_output(out, donor, inputs);
     stored.push_back(stored_as(out.dtype()));
   }
   ++kernel_->statistics()->calls;

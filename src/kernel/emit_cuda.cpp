@@ -72,6 +72,8 @@ class Cuda : public Gpu {
       case Op::is_finite:
         return op_name(op);
       case Op::sign:
+      case Op::load_exponent:
+      case Op::exponent:
       case Op::to_float16:
       case Op::to_bfloat16:
         return std::string("zmlx::f_") + op_name(op);

@@ -63,6 +63,9 @@ class Metal : public Gpu {
       case Op::sigmoid:
       case Op::softplus:
       case Op::sign:
+      case Op::load_exponent:
+      case Op::next_after:
+      case Op::exponent:
       case Op::to_float16:
       case Op::to_bfloat16:
         return std::string("f_") + op_name(op);

@@ -21,20 +21,20 @@ struct OpInfo {
 
 /// In the order of Op.
 constexpr OpInfo kInfo[] = {
-    {"constant", 0}, {"variable", 0}, {"+", 2},        {"-", 2},        {"*", 2},
-    {"/", 2},        {"%", 2},        {"-", 1},        {"min", 2},      {"max", 2},
-    {"abs", 1},      {"&", 2},        {"|", 2},        {"^", 2},        {"~", 1},
-    {"<<", 2},       {">>", 2},       {"==", 2},       {"!=", 2},       {"<", 2},
-    {"<=", 2},       {"&&", 2},       {"||", 2},       {"!", 1},        {"isnan", 1},
-    {"isinf", 1},    {"isfinite", 1}, {"?", 3},        {"cast", 1},     {"fma", 3},
-    {"pow", 2},      {"atan2", 2},    {"copysign", 2}, {"exp", 1},      {"exp2", 1},
-    {"expm1", 1},    {"log", 1},      {"log2", 1},     {"log10", 1},    {"log1p", 1},
-    {"sqrt", 1},     {"rsqrt", 1},    {"cbrt", 1},     {"sin", 1},      {"cos", 1},
-    {"tan", 1},      {"asin", 1},     {"acos", 1},     {"atan", 1},     {"sinh", 1},
-    {"cosh", 1},     {"tanh", 1},     {"asinh", 1},    {"acosh", 1},    {"atanh", 1},
-    {"erf", 1},      {"erfc", 1},     {"sigmoid", 1},  {"softplus", 1}, {"floor", 1},
-    {"ceil", 1},     {"trunc", 1},    {"round", 1},    {"rint", 1},     {"sign", 1},
-    {"half", 1},     {"bfloat", 1},
+    {"constant", 0}, {"variable", 0}, {"+", 2},        {"-", 2},     {"*", 2},
+    {"/", 2},        {"%", 2},        {"-", 1},        {"min", 2},   {"max", 2},
+    {"abs", 1},      {"&", 2},        {"|", 2},        {"^", 2},     {"~", 1},
+    {"<<", 2},       {">>", 2},       {"==", 2},       {"!=", 2},    {"<", 2},
+    {"<=", 2},       {"&&", 2},       {"||", 2},       {"!", 1},     {"isnan", 1},
+    {"isinf", 1},    {"isfinite", 1}, {"?", 3},        {"cast", 1},  {"fma", 3},
+    {"pow", 2},      {"atan2", 2},    {"copysign", 2}, {"ldexp", 2}, {"nextafter", 2},
+    {"exp", 1},      {"exp2", 1},     {"expm1", 1},    {"log", 1},   {"log2", 1},
+    {"log10", 1},    {"log1p", 1},    {"sqrt", 1},     {"rsqrt", 1}, {"cbrt", 1},
+    {"sin", 1},      {"cos", 1},      {"tan", 1},      {"asin", 1},  {"acos", 1},
+    {"atan", 1},     {"sinh", 1},     {"cosh", 1},     {"tanh", 1},  {"asinh", 1},
+    {"acosh", 1},    {"atanh", 1},    {"erf", 1},      {"erfc", 1},  {"sigmoid", 1},
+    {"softplus", 1}, {"floor", 1},    {"ceil", 1},     {"trunc", 1}, {"round", 1},
+    {"rint", 1},     {"sign", 1},     {"ilogb", 1},    {"half", 1},  {"bfloat", 1},
 };
 static_assert(std::size(kInfo) == kOps);
 

@@ -60,6 +60,8 @@ enum class Op : uint8_t {
   power,
   atan2,
   copy_sign,
+  load_exponent,  ///< a * 2^b of a whole number b
+  next_after,     ///< the next float32 from a towards b
   exp,
   exp2,
   expm1,
@@ -93,6 +95,7 @@ enum class Op : uint8_t {
   rint,   ///< halves to even
   sign,   ///< -1, 0 or 1
   // float32.
+  exponent,     ///< floor(log2(|a|)); of 0 and NaN minus infinity
   to_float16,   ///< rounded to what float16 has, halves to even
   to_bfloat16,  ///< the same for bfloat16
 };

@@ -64,6 +64,18 @@ NodeId fdim(Tree& t, const NodeId* a) {
   return t.make(Op::select, t.make(Op::less_equal, a[0], a[1]), number(t, a[0], 0),
                 t.sub(a[0], a[1]));
 }
+/// Computed in float32, which has room for every exponent, and rounded once.
+NodeId ldexp(Tree& t, const NodeId* a) {
+  const Type type = is_float(t.type(a[0])) ? t.type(a[0]) : Type::float32;
+  const NodeId power = t.cast(t.cast(a[1], Type::int32), Type::float32);
+  return t.cast(t.make(Op::load_exponent, t.cast(a[0], Type::float32), power), type);
+}
+NodeId ilogb(Tree& t, const NodeId* a) {
+  return t.cast(t.make(Op::exponent, t.cast(a[0], Type::float32)), Type::int32);
+}
+NodeId nextafter(Tree& t, const NodeId* a) {
+  return t.make(Op::next_after, t.cast(a[0], Type::float32), t.cast(a[1], Type::float32));
+}
 NodeId fma(Tree& t, const NodeId* a) { return t.make(Op::fused_multiply_add, a[0], a[1], a[2]); }
 
 NodeId where(Tree& t, const NodeId* a) {
@@ -113,9 +125,11 @@ const std::vector<Function>& all_functions() {
       {"fract", 1, Takes::floats, fract},
       {"gelu", 1, Takes::floats, gelu},
       {"gelu_tanh", 1, Takes::floats, gelu_tanh},
+      {"ilogb", 1, Takes::any, ilogb},
       {"isfinite", 1, Takes::floats, unary<Op::is_finite>},
       {"isinf", 1, Takes::floats, unary<Op::is_inf>},
       {"isnan", 1, Takes::floats, unary<Op::is_nan>},
+      {"ldexp", 2, Takes::any, ldexp},
       {"log", 1, Takes::floats, unary<Op::log>},
       {"log10", 1, Takes::floats, unary<Op::log10>},
       {"log1p", 1, Takes::floats, unary<Op::log1p>},
@@ -123,6 +137,7 @@ const std::vector<Function>& all_functions() {
       {"max", 2, Takes::numbers, binary<Op::maximum>},
       {"min", 2, Takes::numbers, binary<Op::minimum>},
       {"mix", 3, Takes::floats, mix},
+      {"nextafter", 2, Takes::any, nextafter},
       {"pow", 2, Takes::floats, binary<Op::power>},
       {"reciprocal", 1, Takes::floats, reciprocal},
       {"relu", 1, Takes::floats, relu},

@@ -30,9 +30,7 @@ class Compiler {
     find_polynomials();
     place_leaves();
     count_uses();
-    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
-      if (needed_[id] && !fused_[id] && !is_leaf(id)) emit(id);
-    }
+    order();
     for (NodeId id : roots_) program_.outputs.push_back(places_[id]);
     return std::move(program_);
   }
@@ -113,13 +111,26 @@ class Compiler {
         into_[id] = i;
       }
     }
+    // Products of three, of what no sum takes.
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      const Node& node = tree_[id];
+      if (!needed_[id] || node.op != Op::multiply || node.type != Type::float32) continue;
+      if (is_leaf(id) || !varies_[id] || fused_[id]) continue;
+      for (int i = 0; i < 2 && into_[id] < 0; ++i) {
+        const NodeId inner = node.args[i];
+        if (tree_[inner].op != Op::multiply || uses[inner] != 1 || fused_[inner]) continue;
+        if (into_[inner] >= 0 || is_leaf(inner) || !varies_[inner]) continue;
+        fused_[inner] = true;
+        into_[id] = i;
+      }
+    }
   }
 
   /// Whether an operation and its argument i are one instruction: products and sums, and what
   /// neural networks are full of.
   bool goes_into(NodeId inner, NodeId outer, int i) const {
     const Node& node = tree_[outer];
-    if (into_[inner] >= 0) return false;
+    if (into_[inner] >= 0) return node.op == Op::add && is_scaled_square(inner);
     switch (tree_[inner].op) {
       case Op::multiply:
         if (node.op == Op::multiply) return squared(inner, node.args[1 - i]) >= 0;
@@ -130,9 +141,27 @@ class Compiler {
         return node.op == Op::tanh;
       case Op::subtract:
         return node.op == Op::exp;
+      case Op::less:
+      case Op::less_equal:
+        return node.op == Op::select && i == 0 && uniform_side(inner) >= 0;
       default:
         return false;
     }
+  }
+
+  bool is_scaled_square(NodeId id) const {
+    if (tree_[id].op != Op::multiply || into_[id] < 0) return false;
+    return squared(tree_[id].args[into_[id]], tree_[id].args[1 - into_[id]]) >= 0;
+  }
+
+  /// Which argument of a comparison of floats is uniform, if the other is not; or -1.
+  int uniform_side(NodeId comparison) const {
+    const auto& args = tree_[comparison].args;
+    if (tree_.type(args[0]) != Type::float32) return -1;
+    for (int i : {0, 1}) {
+      if (!varies_[args[i]] && varies_[args[1 - i]]) return i;
+    }
+    return -1;
   }
 
   /// Which argument of c * x is a uniform c, if the other is `x`; or -1.
@@ -154,7 +183,8 @@ class Compiler {
   /// The constant in inner * x + constant, or -1.
   NodeId coefficient(NodeId id) const {
     if (into_[id] < 0 || tree_[id].op != Op::add) return -1;
-    if (tree_[tree_[id].args[into_[id]]].op != Op::multiply) return -1;
+    const NodeId inner = tree_[id].args[into_[id]];
+    if (tree_[inner].op != Op::multiply || into_[inner] >= 0) return -1;
     const NodeId c = tree_[id].args[1 - into_[id]];
     return tree_.is_constant(c) ? c : -1;
   }
@@ -196,11 +226,21 @@ class Compiler {
     const Node& inner = tree_[node.args[into_[id]]];
     switch (inner.op) {
       case Op::multiply:
-        if (node.op == Op::multiply) {
+        if (is_scaled_square(id)) {
           const NodeId x = node.args[1 - into_[id]];
           return {x, inner.args[squared(node.args[into_[id]], x)]};
         }
+        if (is_scaled_square(node.args[into_[id]])) {
+          auto all = arguments(node.args[into_[id]]);
+          all.push_back(node.args[1 - into_[id]]);
+          return all;
+        }
         return {inner.args[0], inner.args[1], node.args[1 - into_[id]]};
+      case Op::less:
+      case Op::less_equal: {
+        const int side = uniform_side(node.args[0]);
+        return {inner.args[1 - side], node.args[1], node.args[2], inner.args[side]};
+      }
       case Op::subtract:
         return {inner.args[0], inner.args[1]};
       default:
@@ -214,11 +254,17 @@ class Compiler {
       return static_cast<KernelIndex>(kHorner + found->second.coefficients.size() - 2);
     }
     if (into_[id] >= 0) {
-      const Op inner = tree_[node.args[into_[id]]].op;
+      const NodeId fused = node.args[into_[id]];
+      const Op inner = tree_[fused].op;
       if (inner == Op::tanh) return kOnePlusTanh;
       if (inner == Op::softplus) return kTanhSoftplus;
       if (inner == Op::subtract) return kExpDifference;
-      if (node.op == Op::multiply) return kScaledSquare;
+      if (node.op == Op::select) {
+        return static_cast<KernelIndex>(kChoose + (inner == Op::less_equal) +
+                                        2 * (uniform_side(fused) == 0));
+      }
+      if (node.op == Op::multiply) return is_scaled_square(id) ? kScaledSquare : kProduct;
+      if (is_scaled_square(fused)) return kScaledSquareAdd;
       if (node.op == Op::add) return kernel_index(Op::fused_multiply_add, Type::float32);
       return into_[id] == 0 ? kMultiplySubtract : kNegativeMultiplyAdd;
     }
@@ -233,6 +279,39 @@ class Compiler {
     for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
       if (!needed_[id] || fused_[id] || is_leaf(id)) continue;
       for (NodeId a : arguments(id)) ++uses_[a];
+    }
+  }
+
+  /// Emits each expression right before the one that it is an argument of, so that as much as
+  /// possible stays in the tile. Of several arguments the one that takes most registers is first.
+  void order() {
+    std::vector<int> registers(tree_.size(), 0);
+    for (NodeId id = 0; id < static_cast<NodeId>(tree_.size()); ++id) {
+      if (!needed_[id] || fused_[id] || is_leaf(id)) continue;
+      int most = 0, as_many = 0;
+      for (NodeId a : arguments(id)) {
+        as_many = registers[a] > most ? 1 : as_many + (registers[a] == most);
+        most = std::max(most, registers[a]);
+      }
+      registers[id] = std::max(1, most + (most > 0 && as_many > 1));
+    }
+    std::vector<bool> emitted(tree_.size(), false);
+    std::vector<NodeId> stack(roots_.rbegin(), roots_.rend());
+    while (!stack.empty()) {
+      const NodeId id = stack.back();
+      std::vector<NodeId> before;
+      if (!emitted[id] && !is_leaf(id)) before = arguments(id);
+      std::erase_if(before, [&](NodeId a) { return emitted[a] || is_leaf(a); });
+      if (!before.empty()) {
+        std::stable_sort(before.begin(), before.end(),
+                         [&](NodeId a, NodeId b) { return registers[a] > registers[b]; });
+        stack.insert(stack.end(), before.rbegin(), before.rend());
+        continue;
+      }
+      stack.pop_back();
+      if (emitted[id] || is_leaf(id)) continue;
+      emitted[id] = true;
+      emit(id);
     }
   }
 

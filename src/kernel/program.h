@@ -19,9 +19,13 @@ constexpr KernelIndex kOnePlusTanh = kNegativeMultiplyAdd + 1;            ///< 1
 constexpr KernelIndex kTanhSoftplus = kOnePlusTanh + 1;                   ///< tanh(softplus(a))
 constexpr KernelIndex kExpDifference = kTanhSoftplus + 1;                 ///< exp(a - b)
 constexpr KernelIndex kScaledSquare = kExpDifference + 1;                 ///< (b * a) * a
+constexpr KernelIndex kScaledSquareAdd = kScaledSquare + 1;               ///< (b * a) * a + c
+constexpr KernelIndex kProduct = kScaledSquareAdd + 1;                    ///< (a * b) * c
+/// a < d ? b : c and so on, d being uniform: less, less_equal, and those with d on the left.
+constexpr KernelIndex kChoose = kProduct + 1;
 /// ((a * b + c[0]) * b + c[1]) ...: with 2 to kMostCoefficients coefficients, which are uniforms
 /// one after the other from c on.
-constexpr KernelIndex kHorner = kScaledSquare + 1;
+constexpr KernelIndex kHorner = kChoose + 4;
 constexpr size_t kMostCoefficients = 9;
 constexpr KernelIndex kKernels = static_cast<KernelIndex>(kHorner + kMostCoefficients - 1);
 
@@ -41,7 +45,7 @@ struct Operand {
 struct Instruction {
   KernelIndex kernel;
   uint8_t arguments;
-  Operand args[3];
+  Operand args[4];  ///< a fourth is uniform
   Operand out;
 };
 

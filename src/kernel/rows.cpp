@@ -61,13 +61,14 @@ std::vector<mx::Shape> Rows::output_shapes(const std::vector<mx::array>& inputs)
 void Rows::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   const auto& formula = kernel_->formula();
   std::vector<Type> stored;
+  const auto shape = element_shape(formula, inputs);
+  const bool is_long = static_cast<size_t>(shape.back()) >= kLongRow;
   for (auto& out : outputs) {
-    allocate_output(out);
+    allocate_output(out, nullptr, is_long ? inputs : std::vector<mx::array>());
     stored.push_back(stored_as(out.dtype()));
   }
   ++kernel_->statistics()->calls;
   RowCall call{formula, {}, {}, {}, {}, {}};
-  const auto shape = element_shape(formula, inputs);
   call.shape.assign(shape.begin(), shape.end());
   for (size_t n = 0; n < inputs.size(); ++n) {
     const auto& in = inputs[n];

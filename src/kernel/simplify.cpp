@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -309,6 +310,10 @@ double fold_float(Op op, double a, double b, double c) {
       return std::atan2(a, b);
     case Op::copy_sign:
       return std::copysign(a, b);
+    case Op::load_exponent:
+      return std::ldexp(a, static_cast<int>(std::clamp(b, -1000.0, 1000.0)));
+    case Op::next_after:
+      return std::nextafter(static_cast<float>(a), static_cast<float>(b));
     case Op::exp:
       return std::exp(a);
     case Op::exp2:
@@ -373,6 +378,8 @@ double fold_float(Op op, double a, double b, double c) {
       return std::nearbyint(a);
     case Op::sign:
       return a > 0 ? 1 : a < 0 ? -1 : a;
+    case Op::exponent:
+      return std::isnan(a) ? -std::numeric_limits<double>::infinity() : std::logb(a);
     case Op::to_float16:
       return as_type(a, Type::float16);
     case Op::to_bfloat16:

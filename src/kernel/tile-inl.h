@@ -137,11 +137,14 @@ void StreamHalves(ZMLX_TILE_PARAMETERS) {
   ZMLX_NEXT;
 }
 
-template <size_t kBytes>
+/// Of kBytes a tile, so many tiles at a time.
+template <size_t kBytes, size_t kTiles>
 void Fetch(ZMLX_TILE_PARAMETERS) {
   constexpr size_t kLine = 64;
-  const uint8_t* p = step->from[0] + ((offset + step->distance) * kBytes / kTileBytes);
-  for (size_t i = 0; i < kBytes; i += kLine) hwy::Prefetch(p + i);
+  if (kTiles == 1 || offset / kTileBytes % kTiles == step->mask[1]) {
+    const uint8_t* p = step->from[0] + ((offset + step->distance) * kBytes / kTileBytes);
+    for (size_t i = 0; i < kBytes * kTiles; i += kLine) hwy::Prefetch(p + i);
+  }
   ZMLX_NEXT;
 }
 

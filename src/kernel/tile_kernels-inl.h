@@ -71,6 +71,11 @@ HWY_INLINE auto Holds(VF condition) {
     static HWY_INLINE VF Of(VF a, VF b, VF c) { return expression; } \
   };
 
+#define ZMLX_QUATERNARY(name, expression)                                  \
+  struct name {                                                            \
+    static HWY_INLINE VF Of(VF a, VF b, VF c, VF d) { return expression; } \
+  };
+
 ZMLX_BINARY(AddF, hn::Add(a, b))
 ZMLX_BINARY(SubF, hn::Sub(a, b))
 ZMLX_BINARY(MulF, hn::Mul(a, b))
@@ -81,6 +86,9 @@ ZMLX_BINARY(MaxF, Maximum(a, b))
 ZMLX_FAR_BINARY(PowF, Power(a, b))
 ZMLX_FAR_BINARY(Atan2F, Atan2(a, b))
 ZMLX_BINARY(CopySignF, hn::CopySign(a, b))
+ZMLX_FAR_BINARY(LdexpF, Ldexp(a, b))
+ZMLX_FAR_BINARY(NextAfterF, NextAfter(a, b))
+ZMLX_FAR_UNARY(IlogbF, Ilogb(a))
 ZMLX_UNARY(NegF, hn::Neg(a))
 ZMLX_UNARY(AbsF, hn::Abs(a))
 ZMLX_LONG_UNARY(ExpF, Exp(a))
@@ -124,6 +132,8 @@ ZMLX_UNARY(Float16F, Rounded<cpu::Scalar::f16>(a))
 ZMLX_UNARY(Bfloat16F, Rounded<cpu::Scalar::bf16>(a))
 /// (b * a) * a.
 ZMLX_BINARY(ScaledSquareF, hn::Mul(hn::Mul(b, a), a))
+ZMLX_TERNARY(ScaledSquareAddF, hn::MulAdd(hn::Mul(b, a), a, c))
+ZMLX_TERNARY(ProductF, hn::Mul(hn::Mul(a, b), c))
 ZMLX_TERNARY(FmaF, hn::MulAdd(a, b, c))
 ZMLX_TERNARY(FmsF, hn::MulSub(a, b, c))
 ZMLX_TERNARY(FnmaF, hn::NegMulAdd(a, b, c))
@@ -162,6 +172,12 @@ ZMLX_UNARY(ToBoolF, Truth(hn::Not(hn::Eq(a, hn::Zero(DF())))))
 ZMLX_TERNARY(SelectAny, hn::IfThenElse(Holds(a), b, c))
 ZMLX_UNARY(IntToFloat, hn::ConvertTo(DF(), AsInt(a)))
 ZMLX_UNARY(Same, a)
+
+// a compared with d chooses.
+ZMLX_QUATERNARY(LessChooses, hn::IfThenElse(hn::Lt(a, d), b, c))
+ZMLX_QUATERNARY(LessEqualChooses, hn::IfThenElse(hn::Le(a, d), b, c))
+ZMLX_QUATERNARY(GreaterChooses, hn::IfThenElse(hn::Lt(d, a), b, c))
+ZMLX_QUATERNARY(GreaterEqualChooses, hn::IfThenElse(hn::Le(d, a), b, c))
 
 struct FloatToInt {
   static HWY_INLINE VF Of(VF a) {
@@ -291,6 +307,19 @@ void Ternary(ZMLX_TILE_PARAMETERS) {
   ZMLX_NEXT;
 }
 
+/// The fourth is uniform.
+template <class F, class A, class B, class C>
+void Quaternary(ZMLX_TILE_PARAMETERS) {
+  const A a(step, 0, offset);
+  const B b(step, 1, offset);
+  const C c(step, 2, offset);
+  const VF d = hn::LoadU(DF(), reinterpret_cast<const float*>(step->fourth));
+#define ZMLX_DO(v, t) t = F::Of(a.get(v, t), b.get(v, t), c.get(v, t), d);
+  ZMLX_FOR_TILE(ZMLX_DO)
+#undef ZMLX_DO
+  ZMLX_NEXT;
+}
+
 /// (a * x + c[0]) * x + c[1] ... with kCount coefficients from from[2] on, a tile apart.
 template <class A, class X, size_t kCount>
 void Horner(ZMLX_TILE_PARAMETERS) {
@@ -386,6 +415,15 @@ class Table {
     thirds<F, Uniform, InMemory>(index);
   }
   template <class F>
+  void quaternary(size_t index) {
+    fourths<F, InTile, InTile>(index);
+    fourths<F, InTile, InMemory>(index);
+    fourths<F, InTile, Uniform>(index);
+    fourths<F, InMemory, InTile>(index);
+    fourths<F, InMemory, InMemory>(index);
+    fourths<F, InMemory, Uniform>(index);
+  }
+  template <class F>
   void long_unary(size_t index) {
     set<InTile>(index, &LongUnary<F, InTile>);
     set<InMemory>(index, &LongUnary<F, InMemory>);
@@ -447,6 +485,13 @@ class Table {
     set<A, B, Uniform>(index, &Ternary<F, A, B, Uniform>);
   }
 
+  template <class F, class A, class B>
+  void fourths(size_t index) {
+    set<A, B, InTile>(index, &Quaternary<F, A, B, InTile>);
+    set<A, B, InMemory>(index, &Quaternary<F, A, B, InMemory>);
+    set<A, B, Uniform>(index, &Quaternary<F, A, B, Uniform>);
+  }
+
   TileKernels& table_;
 };
 
@@ -464,6 +509,9 @@ inline void AddFloatOperations(Table table) {
   table.far_binary<PowF>(at(Op::power));
   table.far_binary<Atan2F>(at(Op::atan2));
   table.binary<CopySignF>(at(Op::copy_sign));
+  table.far_binary<LdexpF>(at(Op::load_exponent));
+  table.far_binary<NextAfterF>(at(Op::next_after));
+  table.far_unary<IlogbF>(at(Op::exponent));
   table.binary<EqF>(at(Op::equal));
   table.binary<NeF>(at(Op::not_equal));
   table.binary<LtF>(at(Op::less));
@@ -579,6 +627,12 @@ inline void AddOtherOperations(Table table) {
   table.ternary<FmsF>(kMultiplySubtract);
   table.ternary<FnmaF>(kNegativeMultiplyAdd);
   table.binary<ScaledSquareF>(kScaledSquare);
+  table.ternary<ScaledSquareAddF>(kScaledSquareAdd);
+  table.ternary<ProductF>(kProduct);
+  table.quaternary<LessChooses>(kChoose);
+  table.quaternary<LessEqualChooses>(kChoose + 1);
+  table.quaternary<GreaterChooses>(kChoose + 2);
+  table.quaternary<GreaterEqualChooses>(kChoose + 3);
   table.polynomials();
   table.long_binary<ExpDifferenceF>(kExpDifference);
   table.long_unary<OnePlusTanhF>(kOnePlusTanh);
@@ -614,8 +668,10 @@ inline void AddMoves(Table table) {
   table.move(Move::stream, &Stream);
   table.move(Move::stream_f16, &StreamHalves<kF16>);
   table.move(Move::stream_bf16, &StreamHalves<kBf16>);
-  table.move(Move::fetch, &Fetch<kTileBytes>);
-  table.move(Move::fetch_16bit, &Fetch<kTileBytes / 2>);
+  table.move(Move::fetch, &Fetch<kTileBytes, 1>);
+  table.move(Move::fetch_16bit, &Fetch<kTileBytes / 2, 1>);
+  table.move(Move::fetch_run, &Fetch<kTileBytes, kFetchBytes / kTileBytes>);
+  table.move(Move::fetch_run_16bit, &Fetch<kTileBytes / 2, 2 * kFetchBytes / kTileBytes>);
   table.move(Move::keep, &Keep);
   table.move(Move::end, &End);
 }

@@ -23,16 +23,19 @@ Move by_storage(Move of_floats, Storage storage) {
 struct Line {
   const StepKernel* steps;  ///< by `place_index`
   uint8_t arguments;
-  Operand args[3];
+  Operand args[4];
   Operand out;
   bool loads_halves = false;  ///< of the input args[0]
 };
 
+/// How many arguments of a step say where they are; a fourth is uniform.
+constexpr int kPlaced = 3;
+
 /// The step for arguments of which `held` is the tile and all others are in memory, or null.
 StepKernel step_for(const Line& line, const std::optional<Operand>& held) {
   if (line.loads_halves) return nullptr;
-  size_t in_tile = 0, uniforms[3] = {}, units[3] = {1, 3, 9};
-  for (int i = 0; i < line.arguments; ++i) {
+  size_t in_tile = 0, uniforms[kPlaced] = {}, units[kPlaced] = {1, 3, 9};
+  for (int i = 0; i < std::min<int>(line.arguments, kPlaced); ++i) {
     if (held && same(line.args[i], *held)) continue;
     in_tile += units[i] * static_cast<size_t>(Place::memory);
     if (line.args[i].kind == Operand::Kind::uniform) uniforms[i] = units[i];
@@ -104,7 +107,7 @@ class TileCompiler {
 
   Line line_of(const Instruction& instruction) const {
     Line line{runner_.kernels_.operations[instruction.kernel], instruction.arguments, {}, {}};
-    std::copy_n(instruction.args, 3, line.args);
+    std::copy_n(instruction.args, std::size(line.args), line.args);
     line.out = instruction.out;
     return line;
   }
@@ -112,7 +115,7 @@ class TileCompiler {
   /// The operand, or the register with the input in 32 bits.
   Operand as_is(Operand operand) {
     if (operand.kind != Operand::Kind::input) return operand;
-    const auto [storage, type, ahead] = inputs_[operand.index];
+    const auto& [storage, type, ahead, in_runs] = inputs_[operand.index];
     const bool integer = storage == Storage::i32 || storage == Storage::u32;
     if (!is_half(storage) && !(integer && type == Type::float32)) return operand;
     auto& place = converted_[operand.index];
@@ -183,11 +186,18 @@ class TileCompiler {
   }
 
   void fetch(size_t input) {
-    const auto [storage, type, ahead] = inputs_[input];
+    const auto [storage, type, ahead, in_runs] = inputs_[input];
     if (ahead == 0) return;
     Step step;
-    step.kernel = move(is_half(storage) ? Move::fetch_16bit : Move::fetch);
+    if (in_runs) {
+      step.kernel = move(is_half(storage) ? Move::fetch_run_16bit : Move::fetch_run);
+    } else {
+      step.kernel = move(is_half(storage) ? Move::fetch_16bit : Move::fetch);
+    }
     step.distance = ahead * sizeof(uint32_t);
+    // Inputs take turns.
+    const size_t tiles = kFetchBytes / (runner_.tile_ * size_of(storage));
+    step.mask[1] = input * tiles / inputs_.size();
     push(step, {false, static_cast<uint16_t>(input)});
   }
 
@@ -288,6 +298,10 @@ class TileCompiler {
 
   /// Points a step's argument to where the operand lies.
   void refer(Step& step, int argument, const Operand& operand) {
+    if (argument == kPlaced) {
+      step.fourth = reinterpret_cast<uint8_t*>(runner_.tile_at(operand.index));
+      return;
+    }
     step.mask[argument] = kFixed;
     if (operand.kind == Operand::Kind::input) {
       step.mask[argument] = kMoving;

@@ -16,6 +16,7 @@ struct TileInput {
   Type type = Type::float32;  ///< of the program's variable
   /// Elements from the one at hand to those worth fetching into the caches meanwhile; 0 for none.
   size_t ahead = 0;
+  bool in_runs = false;  ///< whether to fetch kFetchBytes at a time, not a tile
 };
 
 /// What becomes of one of a program's outputs.

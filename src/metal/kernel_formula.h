@@ -82,6 +82,34 @@ inline float f_sigmoid(float x) {
 inline float f_softplus(float x) {
   return metal::fmax(x, 0.0f) + f_log1p(metal::precise::exp(-metal::fabs(x))) + (x != x ? x : 0.0f);
 }
+inline float f_ldexp(float x, float power) {
+  // By numbers of float32, of which the last alone rounds.
+  for (int i = 0; i < 2; ++i) {
+    if (power > 127.0f) {
+      x *= 1.70141183e38f;  // 2^127
+      power -= 127.0f;
+    } else if (power < -126.0f) {
+      x *= 1.97215226e-31f;  // 2^-102
+      power += 102.0f;
+    }
+  }
+  const int rest = int(metal::fmin(metal::fmax(power, -126.0f), 127.0f));
+  return x * as_type<float>(uint(rest + 127) << 23);
+}
+inline float f_ilogb(float x) {
+  const float a = metal::fabs(x);
+  if (!(a > 0.0f)) return -INFINITY;
+  const bool tiny = a < 1.17549435e-38f;
+  const uint bits = as_type<uint>(tiny ? a * 16777216.0f : a);
+  return a < INFINITY ? float(int(bits >> 23) - (tiny ? 151 : 127)) : INFINITY;
+}
+inline float f_nextafter(float x, float y) {
+  if (x != x || y != y) return x + y;
+  if (x == y) return y;
+  if (x == 0.0f) return metal::copysign(as_type<float>(1u), y);
+  const uint bits = as_type<uint>(x);
+  return as_type<float>((x < y) == (x > 0.0f) ? bits + 1u : bits - 1u);
+}
 inline float f_sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
 inline float f_half(float x) { return float(half(x)); }
 inline float f_bfloat(float x) { return float(bfloat16_t(x)); }

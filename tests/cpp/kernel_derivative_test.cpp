@@ -35,6 +35,11 @@ TEST(KernelDerivative, IsSimple) {
   EXPECT_EQ(derivative_of("erfc(x)"), "(exp(-((x * x))) * -1.12837923)");
   EXPECT_EQ(derivative_of("cbrt(x)"), "(0.333333343 / (cbrt(x) * cbrt(x)))");
   EXPECT_EQ(derivative_of("floor(x) + round(x)"), "0");
+  EXPECT_EQ(derivative_of("ldexp(x * x, 3)"), "ldexp((x + x), 3)");
+  EXPECT_EQ(derivative_of("ldexp(2, x)"), "0");
+  EXPECT_EQ(derivative_of("float(ilogb(x))"), "0");
+  EXPECT_EQ(derivative_of("nextafter(x * x, 1)"), "(x + x)");
+  EXPECT_EQ(derivative_of("nextafter(1, x)"), "0");
   EXPECT_EQ(derivative_of("float(int(x)) * 2"), "0");
 }
 

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cfloat>
+#include <climits>
 #include <cmath>
 #include <functional>
 
@@ -114,6 +116,75 @@ TEST(KernelElementwise, EndsAreThoseOfTheMathLibrary) {
   });
 }
 
+/// Numbers of float32 of every kind.
+std::vector<float> kinds_of_numbers() {
+  std::vector<float> values{0.0f,     -0.0f,     INFINITY,   -INFINITY,       NAN,
+                            1.0f,     -1.0f,     FLT_MAX,    -FLT_MAX,        FLT_MIN,
+                            -FLT_MIN, 0x1p-149f, -0x1p-149f, 0x1.fffffep-127f};
+  std::mt19937 random(11);
+  while (values.size() < 400) {
+    const auto value = std::bit_cast<float>(static_cast<uint32_t>(random()));
+    if (!std::isnan(value)) values.push_back(value);
+  }
+  return values;
+}
+
+TEST(KernelElementwise, ExponentsAndNeighboursAreExact) {
+  const auto same = [](double found, float exact) {
+    return std::isnan(exact) ? std::isnan(found)
+                             : found == exact && std::signbit(found) == std::signbit(exact);
+  };
+  const auto xs = kinds_of_numbers();
+  for_each_target([&](const std::string& target) {
+    for (int n : {0, 1, -1, 24, -24, 126, -126, 127, -127, 150, -150, 277, -277, 300, -300, INT_MAX,
+                  INT_MIN}) {
+      const auto text = "ldexp(x, " + std::to_string(int64_t{n}) + ")";
+      const auto found = n == INT_MIN ? results("ldexp(x, INT_MIN)", {array_of(xs)})
+                                      : results(text, {array_of(xs)});
+      for (size_t i = 0; i < xs.size(); ++i) {
+        EXPECT_TRUE(same(found[i], std::ldexp(xs[i], n)))
+            << target << ": " << text << " of " << xs[i] << " = " << found[i];
+      }
+    }
+    // A power that is computed, cut towards zero.
+    const auto powers =
+        results("ldexp(a, b)", {array_of({3, 3, 3, 3}), array_of({2.9f, -2.9f, 1e9f, -1e9f})});
+    EXPECT_EQ(powers, (std::vector<double>{12, 0.75, INFINITY, 0})) << target;
+    const auto exponents = results("float(ilogb(x))", {array_of(xs)});
+    const auto whole =
+        results("float(ilogb(x) == INT_MIN) + 2 * float(ilogb(x) == INT_MAX)", {array_of(xs)});
+    for (size_t i = 0; i < xs.size(); ++i) {
+      const bool none = xs[i] == 0 || std::isnan(xs[i]);
+      if (none || std::isinf(xs[i])) {
+        EXPECT_EQ(whole[i], none ? 1 : 2) << target << ": ilogb of " << xs[i];
+      } else {
+        EXPECT_EQ(exponents[i], std::ilogb(xs[i])) << target << ": ilogb of " << xs[i];
+      }
+    }
+    std::vector<float> as, bs;
+    for (size_t i = 0; i < xs.size(); ++i) {
+      for (size_t j :
+           {size_t{0}, size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{5}, i, i / 2}) {
+        as.push_back(xs[i]), bs.push_back(xs[j]);
+      }
+    }
+    const auto next = results("nextafter(a, b)", {array_of(as), array_of(bs)});
+    for (size_t i = 0; i < as.size(); ++i) {
+      EXPECT_TRUE(same(next[i], std::nextafter(as[i], bs[i])))
+          << target << ": nextafter(" << as[i] << ", " << bs[i] << ") = " << next[i];
+    }
+  });
+  // Constants are folded; 16-bit numbers are scaled and rounded once.
+  const auto one = array_of({1});
+  EXPECT_EQ(results("x * ldexp(3, 4) + ilogb(0.3f) + (nextafter(1.0f, 2.0f) - 1)", {one})[0],
+            static_cast<float>(46 + 0x1p-23));
+  ElementwiseOptions half;
+  half.compute_dtype = mx::float16;
+  const auto found =
+      elementwise("ldexp(x, -24)", half)(mx::astype(array_of({3, 1.5f}), mx::float16));
+  EXPECT_EQ(values_of(found), (std::vector<double>{0x3p-24, 0x1p-23}));
+}
+
 TEST(KernelElementwise, PowerIsAccurate) {
   for_each_target([](const std::string& target) {
     std::mt19937_64 random(3);
@@ -220,6 +291,14 @@ TEST(KernelElementwise, FusedFormsAreAccurate) {
        2},
       {"-0.5f * a * a", [](double a, double) { return -0.5 * a * a; }, 1},
       {"0.7f * a * a * a", [](double a, double) { return double{0.7f} * a * a * a; }, 2},
+      // Products of three, alone and where a sum takes one.
+      {"a * b * 3", [](double a, double b) { return a * b * 3; }, 2},
+      {"a * (b * a)", [](double a, double b) { return a * b * a; }, 2},
+      {"sqrt(a * a) * b * b", [](double a, double b) { return std::abs(a) * b * b; }, 2},
+      {"abs(b) + 0.5f * a * a", [](double a, double b) { return std::abs(b) + 0.5 * a * a; }, 2},
+      {"0.5f * a * a + b * b", [](double a, double b) { return 0.5 * a * a + b * b; }, 2},
+      {"0.5f * a * a + 1", [](double a, double) { return 0.5 * a * a + 1; }, 2},
+      {"0.5f * a * a + 0.5f * a * a", [](double a, double) { return a * a; }, 2},
   };
   for_each_target([&](const std::string& target) {
     const auto as = sweep(-20, 20, 500), bs = sweep(-3, 3, 500);
@@ -232,6 +311,53 @@ TEST(KernelElementwise, FusedFormsAreAccurate) {
         if (std::abs(exact) < 1e-36) continue;
         EXPECT_LE(ulps_between(found[i], exact), form.ulps)
             << target << ": " << form.text << " at " << as[i] << ", " << bs[i];
+      }
+    }
+  });
+}
+
+TEST(KernelElementwise, ComparisonsChoose) {
+  struct Form {
+    const char* text;
+    std::function<float(float, float)> value;
+  };
+  // With arguments and results in every place: read, computed just before or earlier, constants.
+  const std::vector<Form> forms = {
+      {"x < 0.5f ? y : x", [](float x, float y) { return x < 0.5f ? y : x; }},
+      {"x <= 0.5f ? y : x", [](float x, float y) { return x <= 0.5f ? y : x; }},
+      {"x > 0.5f ? y : x", [](float x, float y) { return x > 0.5f ? y : x; }},
+      {"x >= 0.5f ? y : x", [](float x, float y) { return x >= 0.5f ? y : x; }},
+      {"0.5f < x ? 1.0f : y", [](float x, float y) { return 0.5f < x ? 1.0f : y; }},
+      {"0.5f <= x ? x : 1.0f", [](float x, float) { return 0.5f <= x ? x : 1.0f; }},
+      {"-x < 0.5f ? 2.0f : 1.0f", [](float x, float) { return -x < 0.5f ? 2.0f : 1.0f; }},
+      {"-x >= 0.5f ? -x : abs(y)", [](float x, float y) { return -x >= 0.5f ? -x : std::fabs(y); }},
+      {"x < 0.5f ? -y : 1.0f", [](float x, float y) { return x < 0.5f ? -y : 1.0f; }},
+      {"x < 0.5f ? -x : -y", [](float x, float y) { return x < 0.5f ? -x : -y; }},
+      {"max(x, y) > 0.5f ? abs(x) : abs(y)",
+       [](float x, float y) { return std::fmax(x, y) > 0.5f ? std::fabs(x) : std::fabs(y); }},
+      {"(x < 0.5f) == (y < 0.5f) ? x : y",
+       [](float x, float y) { return (x < 0.5f) == (y < 0.5f) ? x : y; }},
+      {"x < y ? x : y - 1", [](float x, float y) { return x < y ? x : y - 1; }},
+  };
+  const std::vector<float> ends{0.5f,  -0.5f, 0.0f,     -0.0f,     1.0f,
+                                -1.0f, 3.0f,  INFINITY, -INFINITY, NAN};
+  std::vector<float> xs, ys;
+  for (float x : ends) {
+    for (float y : ends) {
+      if (std::isnan(y)) continue;
+      xs.push_back(x), ys.push_back(y);
+    }
+  }
+  for_each_target([&](const std::string& target) {
+    for (const auto& form : forms) {
+      ElementwiseOptions options;
+      options.inputs = {"x", "y"};
+      const auto found = values_of(elementwise(form.text, options)(array_of(xs), array_of(ys)));
+      for (size_t i = 0; i < xs.size(); ++i) {
+        if (std::isnan(xs[i]) && form.text[0] == 'm') continue;  // MLX's max hands NaN on
+        const double exact = form.value(xs[i], ys[i]);
+        EXPECT_TRUE(found[i] == exact || (std::isnan(found[i]) && std::isnan(exact)))
+            << target << ": " << form.text << " at " << xs[i] << ", " << ys[i];
       }
     }
   });
@@ -328,6 +454,30 @@ TEST(KernelElementwise, ReadsAnyStrides) {
   check(mx::zeros({0, 3}), mx::zeros({3}), "nothing");
   check(mx::swapaxes(mx::broadcast_to(mx::reshape(x, {6, 7, 40, 1}), {6, 7, 40, 3}), 0, 3),
         mx::zeros({3, 7, 40, 6}), "broadcast and swapped");
+}
+
+TEST(KernelElementwise, ArraysBeginAnywhereInACacheLine) {
+  const auto x = random_normal({9000}, mx::float32, 3), y = random_normal({9000}, mx::float32, 4);
+  mx::eval(x, y);
+  const auto kernel = elementwise("a * 2 + b");
+  for (auto type : {mx::float32, mx::bfloat16}) {
+    const auto a = mx::astype(x, type), b = mx::astype(y, type);
+    for (int first = 0; first < 33; ++first) {
+      const int last = 8900 + first * 3;
+      const auto found = kernel(mx::slice(a, {first}, {last}), mx::slice(b, {first}, {last}));
+      const auto wide = mx::add(mx::multiply(mx::astype(a, mx::float32), mx::array(2.0f)),
+                                mx::astype(b, mx::float32));
+      const auto exact = mx::slice(mx::astype(wide, type), {first}, {last});
+      EXPECT_TRUE(mx::array_equal(found, exact).item<bool>()) << type << " from " << first;
+      // The result, which begins as its input does, is the next kernel's.
+      const auto again = kernel(found, mx::slice(b, {0}, {last - first}));
+      EXPECT_TRUE(mx::allclose(again,
+                               mx::add(mx::multiply(exact, mx::array(2.0f)),
+                                       mx::slice(b, {0}, {last - first})),
+                               1e-2, 1e-2)
+                      .item<bool>());
+    }
+  }
 }
 
 TEST(KernelElementwise, LargeArraysAreStreamedAndShared) {

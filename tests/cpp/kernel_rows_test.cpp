@@ -76,6 +76,28 @@ TEST(KernelRows, ManyRowsInOneWalk) {
   });
 }
 
+TEST(KernelRows, LongRowsBeginAnywhereInACacheLine) {
+  // Whole lines go without what is before and behind them; rows whose ends differ do not.
+  const auto softmax = map_reduce(softmax_options());
+  for_each_target([&](const std::string& target) {
+    for (auto type : {mx::float32, mx::bfloat16}) {
+      for (int D : {16384, 16416, 20000, 20001, 32768}) {
+        const auto flat = random_normal({6 * D + 32}, type, D);
+        mx::eval(flat);
+        for (int first : {0, 1, 2, 5, 10, 20}) {
+          const auto x = mx::reshape(mx::slice(flat, {first}, {first + 6 * D}), {6, D});
+          const auto found = softmax(x);
+          const auto exact = mx::softmax(mx::astype(x, mx::float64), -1);
+          expect_close(found, exact, target + ", D " + std::to_string(D),
+                       type == mx::float32 ? 1e-6 : 4e-3);
+          const auto sums = mx::sum(mx::astype(found, mx::float32), -1);
+          expect_close(sums, mx::ones({6}), target + ", sum", type == mx::float32 ? 1e-5 : 4e-3);
+        }
+      }
+    }
+  });
+}
+
 TEST(KernelRows, KeepsWhatLaterStagesNeed) {
   // exp(x) is kept over a stage in between, while other rows pass through it.
   MapReduceOptions options;

@@ -73,6 +73,32 @@ def ends_of_functions():
         a, b = (mx.array(side.ravel(), dtype) for side in np.meshgrid(values, values))
         for text in ("max(a, b) + 2 * min(a, b)", "pow(a, b)", "atan2(a, b)", "fmod(a, b)"):
             yield Call(zmlx.elementwise(text), [a, b])
+    yield from exponents_and_neighbours()
+
+
+def exponents_and_neighbours():
+    """Exactly, of subnormal numbers too."""
+    ends = [
+        0.0,
+        -0.0,
+        math.inf,
+        -math.inf,
+        math.nan,
+        1,
+        -1,
+        1e-45,
+        -1e-45,
+        1.1754942e-38,
+        3.4028235e38,
+    ]
+    bits = np.random.default_rng(4).integers(0, 2**32, 300, np.uint32).view(np.float32)
+    x = mx.array(np.concatenate([np.array(ends, np.float32), bits[~np.isnan(bits)]]))
+    for power in (0, 1, -1, 24, -24, 126, -127, 150, -150, 277, -277, 400, -400):
+        yield Call(zmlx.elementwise(f"ldexp(x, {power})"), [x], rtol=0, atol=0)
+    yield Call(zmlx.elementwise("float(ilogb(x))"), [x], rtol=0, atol=0)
+    for y in ends:
+        for a, b in ((x, mx.full(x.shape, y)), (mx.full(x.shape, y), x)):
+            yield Call(zmlx.elementwise("nextafter(a, b)"), [a, b], rtol=0, atol=0)
 
 
 def broadcasts_and_strides():

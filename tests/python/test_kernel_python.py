@@ -342,6 +342,11 @@ def test_functions_of_the_math_library():
     for name in ("erfc", "cbrt"):
         expected = [float(getattr(np, name, getattr(math, name, None))(v)) for v in x.tolist()]
         np.testing.assert_allclose(zmlx.elementwise(f"{name}(x)")(x), expected, rtol=1e-6)
+    scaled = zmlx.elementwise("ldexp(x, 3) + ilogb(x)")
+    assert scaled(mx.array([0.75, -5.0])).tolist() == [5.0, -38.0]
+    assert mx.grad(lambda x: scaled(x).sum())(x[:2]).tolist() == [8.0, 8.0]
+    above = zmlx.elementwise("nextafter(x, INFINITY)")
+    np.testing.assert_array_equal(above(x), np.nextafter(np.array(x), np.float32(np.inf)))
     difference = zmlx.elementwise("fdim(x, 0.25f)")
     assert difference(x).tolist() == [0, 0, 0, 0.25, 8.75]
     assert mx.isnan(difference(mx.array(math.nan)))

@@ -33,6 +33,7 @@ def formula(rng, depth):
             f"float(int({one}) {rng.choice(['+', '/', '%', '&', '<<', '>>'])} int({two}))",
             f"float(uint({one}) ^ (uint({two}) >> 3u))",
             f"float({rng.choice(['half', 'bfloat'])}({one}) * half({two}))",
+            f"ldexp({one}, {rng.choice(['-3', 'int(a)', 'ilogb(b)'])}) - nextafter({one}, {two})",
             f"(isnan({one}) || !({two} >= {one}) ? {one} : fma({one}, {two}, {one}))",
         ]
     )

@@ -54,10 +54,10 @@ class Case:
     multiplications: int = 0
 
 
-# What functions need of the units that multiply, in float32 to a unit in the last place: exp three
-# to take multiples of log(2) / 16 off and four for a polynomial of degree three and a table's
+# What functions need of the units that multiply, in float32 to two units in the last place: exp
+# three to take multiples of log(2) / 32 off and three for a polynomial of degree two and a table's
 # product; a division as long as five (measured on Zen 5).
-_EXP, _DIVIDE = 7, 5
+_EXP, _DIVIDE = 6, 5
 
 
 @dataclass(frozen=True)
