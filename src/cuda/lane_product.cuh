@@ -227,6 +227,8 @@ class LaneProduct {
 
   static __device__ __forceinline__ Prepared prepare(T scale, T bias, bool linear) {
     if constexpr (L::kNarrow && C::kExact) {
+      // What `linear_scale` does; its constants would take registers that attention_heads.cuh has
+      // not got.
       u16 bits = bits_of(scale);
       if (kLinear && linear && (bits & 0x7fff)) bits += 133 << 7;
       return {twice(bits), twice(bits_of(bias))};

@@ -41,7 +41,7 @@ class MoeExpertsRows {
 
   // The token, and in its place the hidden rows.
   static constexpr int kStaged = kLarger<First::kShared, kTopK * Second::kShared>;
-  static constexpr int kProducts = kCeilDiv<kTopK * kPartRows* int(sizeof(Sum)), 16> * 16;
+  static constexpr int kProducts = kRoundUp<int(sizeof(Sum)) * kTopK * kPartRows, 16>;
   // A step's codes of all threads; none if they can't be copied.
   static constexpr int kBytes = FirstProduct::kBytes;
   static constexpr int kSlot =
@@ -55,11 +55,9 @@ class MoeExpertsRows {
   using DownScales = ScaleSpans<Down, typename Second::Scale, kKinds, Second::kRows, Second::kUnit>;
   using Prepared = typename FirstProduct::Prepared;
   static constexpr int kScales = kLarger<UpScales::kBytes, DownScales::kBytes>;
-  static constexpr int kPrepared =
-      kCeilDiv<kLarger<First::kRows * FirstProduct::kGroups,
-                       Second::kRows * SecondProduct::kGroups>* int(sizeof(Prepared)),
-               16> *
-      16;
+  static constexpr int kPreparedGroups =
+      kLarger<First::kRows * FirstProduct::kGroups, Second::kRows * SecondProduct::kGroups>;
+  static constexpr int kPrepared = kRoundUp<int(sizeof(Prepared)) * kPreparedGroups, 16>;
 
  public:
   static constexpr int kShared =

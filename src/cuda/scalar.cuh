@@ -37,6 +37,8 @@ struct Select<false, A, B> {
 template <int A, int B>
 inline constexpr int kCeilDiv = (A + B - 1) / B;
 template <int A, int B>
+inline constexpr int kRoundUp = kCeilDiv<A, B> * B;
+template <int A, int B>
 inline constexpr int kLarger = A > B ? A : B;
 
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }

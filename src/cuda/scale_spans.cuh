@@ -17,7 +17,7 @@ struct ScaleSpans {
   static constexpr bool kShifted = kSpan % 4 != 0;
   static constexpr int kRoom = kShifted ? kSpan + 2 : kSpan;
   static constexpr int kWide = kRoom % 16 == 0 && !kShifted ? 16 : kRoom % 8 == 0 && !kShifted ? 8 : 4;
-  static constexpr int kBytes = kCeilDiv<Spans * kRoom, 16> * 16;  // aligned to 16
+  static constexpr int kBytes = kRoundUp<Spans * kRoom, 16>;
   static_assert(kSpan % 2 == 0 && C::N % Rows == 0);
 
   /// Starts the copy of one span, which begins at `from`; for a whole unit.

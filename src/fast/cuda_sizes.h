@@ -6,6 +6,7 @@
 namespace zmlx::fast {
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+inline int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
 /// Products made row by row; see RowProducts, LaneLayout and FpLayout in src/cuda.
 struct RowSizes {

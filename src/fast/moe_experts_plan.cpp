@@ -30,20 +30,19 @@ void plan_rows(const CudaCall& up, const CudaCall& down, int sum_bytes, ExpertsP
   const int staged = std::max(first.staged, up.top_k * second.staged);
   const int step = std::max(first.rows * first.codes, second.rows * second.codes);
   const int part_rows = ceil_div(ceil_div(down.N, second.rows), plan.parts) * second.rows;
-  const int products = ceil_div(up.top_k * part_rows * sum_bytes, 16) * 16;
+  const int products = round_up(up.top_k * part_rows * sum_bytes, 16);
   if (up.N % (first.rows / 2) != 0 || down.N % second.rows != 0 || up.N * first.scales % 4 != 0) {
     plan.obstacle = "a number of rows that units of threads do not share out evenly";
     return;
   }
   // Runs of scales that lie side by side, of a product's rows of gate and of its rows of down, in
   // words of 4 bytes.
-  const int up_run = ceil_div(first.rows / 2 * first.scales, 4) * 4;
-  const int down_run = ceil_div(second.rows * second.scales, 4) * 4;
+  const int up_run = round_up(first.rows / 2 * first.scales, 4);
+  const int down_run = round_up(second.rows * second.scales, 4);
   const int kinds = up.quantization.affine() ? 2 : 1;
-  const int scales =
-      std::max(ceil_div(2 * kinds * up_run, 16), ceil_div(kinds * down_run, 16)) * 16;
+  const int scales = std::max(round_up(2 * kinds * up_run, 16), round_up(kinds * down_run, 16));
   const int prepared =
-      ceil_div(std::max(first.rows * first.prepared, second.rows * second.prepared), 16) * 16;
+      round_up(std::max(first.rows * first.prepared, second.rows * second.prepared), 16);
   auto bytes = [&](const ExpertsPlan& p) {
     return staged + products + p.ring * p.threads * step +
            p.threads / first.unit * (scales + prepared);

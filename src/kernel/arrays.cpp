@@ -68,7 +68,7 @@ Type compute_type(const std::optional<mx::Dtype>& dtype, const std::string& kern
   throw std::invalid_argument(message.str());
 }
 
-void allocate_output(mx::array& out, const mx::array* donor, const std::vector<mx::array>& beside) {
+void allocate_output(mx::array& out, const mx::array* donor, std::span<const mx::array> beside) {
   if (donor) return out.copy_shared_buffer(*donor);
   size_t beyond = 0;
   if (out.size() >= kBesideElements) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "kernel/expression.h"
@@ -35,7 +37,7 @@ Type compute_type(const std::optional<mx::Dtype>& compute_dtype, const std::stri
 /// streaming stores, or if it is large it lies in its cache lines as the first of `beside` does, so
 /// that a walk over both can keep to whole lines.
 void allocate_output(mx::array& out, const mx::array* donor = nullptr,
-                     const std::vector<mx::array>& beside = {});
+                     std::span<const mx::array> beside = {});
 
 /// An input that the output can take the place of; null if there is none.
 const mx::array* donor_for(const mx::array& out, const std::vector<mx::array>& inputs);

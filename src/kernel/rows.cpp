@@ -1,5 +1,6 @@
 #include "kernel/rows.h"
 
+#include <span>
 #include <stdexcept>
 
 #include "kernel/arrays.h"
@@ -62,9 +63,10 @@ void Rows::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>
   const auto& formula = kernel_->formula();
   std::vector<Type> stored;
   const auto shape = element_shape(formula, inputs);
-  const bool is_long = static_cast<size_t>(shape.back()) >= kLongRow;
+  std::span<const mx::array> beside;
+  if (static_cast<size_t>(shape.back()) >= kLongRow) beside = inputs;
   for (auto& out : outputs) {
-    allocate_output(out, nullptr, is_long ? inputs : std::vector<mx::array>());
+    allocate_output(out, nullptr, beside);
     stored.push_back(stored_as(out.dtype()));
   }
   ++kernel_->statistics()->calls;
